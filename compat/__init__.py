@@ -1,0 +1,81 @@
+"""Read, write, convert and compare PyTorch checkpoints of every format, executing nothing.
+
+Importing this package imports neither torch nor numpy; each name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from compat.checkpoint import Checkpoint as Checkpoint
+    from compat.checkpoint import Opaque as Opaque
+    from compat.checkpoint import StorageRecord as StorageRecord
+    from compat.checkpoint import TensorRecord as TensorRecord
+    from compat.converting import Conversion as Conversion
+    from compat.converting import convert as convert
+    from compat.diffing import Difference as Difference
+    from compat.diffing import diff as diff
+    from compat.errors import CompatError as CompatError
+    from compat.errors import Corrupt as Corrupt
+    from compat.errors import KeyCollision as KeyCollision
+    from compat.errors import Mismatch as Mismatch
+    from compat.errors import MissingDependency as MissingDependency
+    from compat.errors import TargetExists as TargetExists
+    from compat.errors import UnknownFormat as UnknownFormat
+    from compat.errors import Unreadable as Unreadable
+    from compat.errors import UnsafeGlobals as UnsafeGlobals
+    from compat.errors import Unsupported as Unsupported
+    from compat.keys import add_prefix as add_prefix
+    from compat.keys import strip_prefix as strip_prefix
+    from compat.loading import load as load
+    from compat.loading import open_checkpoint as open  # noqa: A004 - the verb users know
+    from compat.saving import save as save
+    from compat.states import load_state_dict as load_state_dict
+
+__version__ = "0.1.0"
+
+# Public name → where it is defined, and its name there.
+_PUBLIC = {
+    "Checkpoint": ("compat.checkpoint", "Checkpoint"),
+    "CompatError": ("compat.errors", "CompatError"),
+    "Conversion": ("compat.converting", "Conversion"),
+    "Corrupt": ("compat.errors", "Corrupt"),
+    "Difference": ("compat.diffing", "Difference"),
+    "KeyCollision": ("compat.errors", "KeyCollision"),
+    "Mismatch": ("compat.errors", "Mismatch"),
+    "MissingDependency": ("compat.errors", "MissingDependency"),
+    "Opaque": ("compat.checkpoint", "Opaque"),
+    "StorageRecord": ("compat.checkpoint", "StorageRecord"),
+    "TargetExists": ("compat.errors", "TargetExists"),
+    "TensorRecord": ("compat.checkpoint", "TensorRecord"),
+    "UnknownFormat": ("compat.errors", "UnknownFormat"),
+    "Unreadable": ("compat.errors", "Unreadable"),
+    "UnsafeGlobals": ("compat.errors", "UnsafeGlobals"),
+    "Unsupported": ("compat.errors", "Unsupported"),
+    "add_prefix": ("compat.keys", "add_prefix"),
+    "convert": ("compat.converting", "convert"),
+    "diff": ("compat.diffing", "diff"),
+    "load": ("compat.loading", "load"),
+    "load_state_dict": ("compat.states", "load_state_dict"),
+    "open": ("compat.loading", "open_checkpoint"),
+    "save": ("compat.saving", "save"),
+    "strip_prefix": ("compat.keys", "strip_prefix"),
+}
+
+__all__ = sorted(_PUBLIC)  # noqa: PLE0605 - the table above is the list
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        module, attribute = _PUBLIC[name]
+    except KeyError:
+        raise AttributeError(f"module 'compat' has no attribute {name!r}") from None
+    value = getattr(import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

@@ -1,0 +1,246 @@
+"""Compare two checkpoints by what they hold: tensors by their bytes, everything else by type and value."""
+
+from __future__ import annotations
+
+import struct
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from compat.checkpoint import (
+    Attribute,
+    Checkpoint,
+    Opaque,
+    StorageRef,
+    TensorRecord,
+    children,
+    path_text,
+    walk,
+)
+from compat.data import Buffer
+from compat.loading import open_checkpoint
+from compat.sources import SourceLike
+from compat.strided import element_chunks
+
+# In which order facets are looked at; after one of the first three, bytes cannot be compared.
+TENSOR_FACETS = ("dtype", "shape", "stride", "storage_offset", "requires_grad", "kind", "conj", "neg")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One thing that differs.
+
+    Attributes:
+        path: where; facet: in what; left, right: what each side has (None where it has nothing).
+    """
+
+    path: str
+    facet: str
+    left: str | None
+    right: str | None
+
+    def __str__(self) -> str:
+        if self.left is None or self.right is None:
+            side = "right" if self.left is None else "left"
+            return f"{self.path}: only on the {side}: {self.left or self.right}"
+        return f"{self.path}: {self.facet} is {self.left} on the left, {self.right} on the right"
+
+
+@dataclass(slots=True, kw_only=True)
+class Difference:
+    """How two checkpoints differ. It is true where they do.
+
+    Attributes:
+        tensors: changes of tensors; extras: changes of everything else.
+        carried: extras that are equal, but that only compat finds on one side (`left` or `right`).
+        equal_tensors: how many tensors are equal in every facet.
+    """
+
+    left: str
+    right: str
+    tensors: list[Change] = field(default_factory=list)
+    extras: list[Change] = field(default_factory=list)
+    carried: dict[str, str] = field(default_factory=dict)
+    equal_tensors: int = 0
+    equal_extras: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.tensors or self.extras)
+
+    def facets(self) -> set[str]:
+        """In what they differ."""
+        return {change.facet for change in (*self.tensors, *self.extras)}
+
+
+def diff(left: SourceLike | Checkpoint, right: SourceLike | Checkpoint) -> Difference:
+    """Compare two checkpoints of any formats.
+
+    Tensors are compared by dtype, shape, stride, offset, flags, bytes and by who shares storage with whom;
+    containers by type and key order; everything else by type and value, floats by their bits.
+
+    Raises:
+        CompatError: one of them cannot be read; see `open`.
+    """
+    with _opened(left) as a, _opened(right) as b:
+        return _Comparer(a, b).compare()
+
+
+def _opened(src: SourceLike | Checkpoint) -> Checkpoint:
+    # A checkpoint that the caller opened is closed by the caller.
+    if isinstance(src, Checkpoint):
+        return Checkpoint(format=src.format, tree=src.tree, source=src.source, carried=src.carried)
+    return open_checkpoint(src)
+
+
+class _Comparer:
+    def __init__(self, left: Checkpoint, right: Checkpoint) -> None:
+        self.left = left
+        self.right = right
+        self.found = Difference(left=left.source, right=right.source)
+        self.pairs: list[tuple[str, TensorRecord, TensorRecord]] = []
+        self.seen: set[tuple[int, int]] = set()
+
+    def compare(self) -> Difference:
+        self._node(self.left.tree, self.right.tree, ())
+        self._aliasing()
+        for side, checkpoint in (("left", self.left), ("right", self.right)):
+            for path in checkpoint.carried:
+                self.found.carried.setdefault(path, side)
+        return self.found
+
+    def _extra(self, path: tuple[Any, ...], facet: str, left: str | None, right: str | None) -> None:
+        self.found.extras.append(Change(path=path_text(path), facet=facet, left=left, right=right))
+
+    def _node(self, left: Any, right: Any, path: tuple[Any, ...]) -> None:
+        if isinstance(left, TensorRecord) and isinstance(right, TensorRecord):
+            self._tensor(left, right, path)
+            return
+        if type(left) is not type(right):
+            self._extra(path, "type", describe(left), describe(right))
+            return
+        if (id(left), id(right)) in self.seen:
+            return
+        below_left, below_right = dict(_steps(left)), dict(_steps(right))
+        if not below_left and not below_right:
+            if same_value(left, right):
+                self.found.equal_extras += 1
+            else:
+                self._extra(path, "value", describe(left), describe(right))
+            return
+        self.seen.add((id(left), id(right)))
+        if isinstance(left, Opaque) and left.name != right.name:
+            self._extra(path, "type", left.name, right.name)
+        self._children(below_left, below_right, path)
+
+    def _children(self, left: dict[Any, Any], right: dict[Any, Any], path: tuple[Any, ...]) -> None:
+        for step, value in left.items():
+            if step in right:
+                self._node(value, right[step], (*path, _plain(step)))
+            else:
+                self._one_sided(value, (*path, _plain(step)), left=True)
+        for step, value in right.items():
+            if step not in left:
+                self._one_sided(value, (*path, _plain(step)), left=False)
+        common_left = [step for step in left if step in right]
+        common_right = [step for step in right if step in left]
+        if common_left != common_right:
+            index = next(i for i, (a, b) in enumerate(zip(common_left, common_right, strict=True)) if a != b)
+            before, after = path_text((_plain(common_left[index]),)), path_text((_plain(common_right[index]),))
+            self._extra(path, "key order", f"{before!r} at position {index}", f"{after!r} there")
+
+    def _one_sided(self, value: Any, path: tuple[Any, ...], *, left: bool) -> None:
+        text = describe(value)
+        sides: dict[str, str | None] = {"left": text if left else None, "right": None if left else text}
+        change = Change(path=path_text(path), facet="missing", left=sides["left"], right=sides["right"])
+        holds_tensors = any(isinstance(leaf, TensorRecord) for _, leaf in walk(value))
+        (self.found.tensors if holds_tensors else self.found.extras).append(change)
+
+    def _tensor(self, left: TensorRecord, right: TensorRecord, path: tuple[Any, ...]) -> None:
+        where = path_text(path)
+        self.pairs.append((where, left, right))
+        changes = [
+            Change(path=where, facet=facet, left=str(a), right=str(b))
+            for facet in TENSOR_FACETS
+            if (a := getattr(left, facet)) != (b := getattr(right, facet))
+        ]
+        if left.storage.device != right.storage.device:
+            changes.append(Change(path=where, facet="device", left=left.storage.device, right=right.storage.device))
+        if left.dtype == right.dtype and left.shape == right.shape:
+            at = first_difference(element_chunks(left), element_chunks(right))
+            if at is not None:
+                offset, a, b = at
+                index = offset // left.itemsize
+                changes.append(
+                    Change(path=where, facet="bytes", left=f"0x{a:02x} at byte {offset:,} (element {index:,})", right=f"0x{b:02x}")
+                )
+        self.found.tensors += changes
+        self.found.equal_tensors += not changes
+        if left.attributes or right.attributes:
+            self._node(left.attributes, right.attributes, (*path, "attributes"))
+
+    def _aliasing(self) -> None:
+        """Compare who shares storage with whom, by the first tensor that shows each storage."""
+        first: tuple[dict[int, str], dict[int, str]] = ({}, {})
+        for where, *records in self.pairs:
+            partners = [known.setdefault(id(r.storage), where) for known, r in zip(first, records, strict=True)]
+            if partners[0] != partners[1]:
+                texts = ["its own storage" if p == where else f"the storage of {p}" for p in partners]
+                self.found.tensors.append(Change(path=where, facet="aliasing", left=texts[0], right=texts[1]))
+
+
+def _steps(node: Any) -> Iterator[tuple[Any, Any]]:
+    """Children by a step that tells 1 from True and from 1.0, which are equal as keys."""
+    for step, value in children(node):
+        yield (step if isinstance(step, (str, Attribute)) else (type(step), step)), value
+
+
+def _plain(step: Any) -> Any:
+    return step[1] if isinstance(step, tuple) and len(step) == 2 and isinstance(step[0], type) else step  # noqa: PLR2004
+
+
+def same_value(left: Any, right: Any) -> bool:
+    """Whether two leaves are the same value: type and bits, so that 0.0 is not -0.0 and a NaN is itself."""
+    if type(left) is not type(right):
+        return False
+    if isinstance(left, float):
+        return struct.pack(">d", left) == struct.pack(">d", right)
+    if isinstance(left, complex):
+        return struct.pack(">dd", left.real, left.imag) == struct.pack(">dd", right.real, right.imag)
+    if isinstance(left, Opaque):
+        return str(left.name) == str(right.name)
+    if isinstance(left, StorageRef):
+        return left.dtype == right.dtype and left.storage.nbytes == right.storage.nbytes
+    return bool(left == right)
+
+
+def describe(value: Any) -> str:
+    """A value in a few words."""
+    if isinstance(value, TensorRecord):
+        return f"{value.dtype} tensor of shape {list(value.shape)}"
+    if isinstance(value, (dict, list, tuple, set, frozenset)):
+        kind = "OrderedDict" if isinstance(value, OrderedDict) else type(value).__name__
+        return f"{kind} of {len(value)}"
+    if isinstance(value, Opaque):
+        return f"object of {value.name}"
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 80 else text[:77] + '...'}"  # noqa: PLR2004 - one line
+
+
+def first_difference(left: Iterator[Buffer], right: Iterator[Buffer]) -> tuple[int, int, int] | None:
+    """The offset of the first byte that differs and the two bytes; a missing byte counts as 0."""
+    position = 0
+    a, b = memoryview(b""), memoryview(b"")
+    while True:
+        a = a if a.nbytes else memoryview(next(left, b"")).cast("B")
+        b = b if b.nbytes else memoryview(next(right, b"")).cast("B")
+        size = min(a.nbytes, b.nbytes)
+        if size == 0:
+            if a.nbytes == b.nbytes:
+                return None
+            return position, a[0] if a.nbytes else 0, b[0] if b.nbytes else 0
+        if a[:size] != b[:size]:
+            index = next(i for i in range(size) if a[i] != b[i])
+            return position + index, a[index], b[index]
+        a, b = a[size:], b[size:]
+        position += size

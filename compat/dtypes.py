@@ -1,0 +1,102 @@
+"""The one dtype table: what every dtype is called in each world, and how wide it is.
+
+Sources: torch's `c10/core/ScalarType.h` (names, widths), the safetensors format description (names and
+`F4` counting single elements where torch counts packed pairs), numpy's array protocol type strings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DType:
+    """One element type.
+
+    Attributes:
+        name: torch's name without the `torch.` in front.
+        itemsize: bytes per element as torch counts elements (a packed pair is one element).
+        component: bytes per unit that endianness swaps; complex numbers are two units.
+        safetensors: its name in a safetensors header; None where the format has none.
+        packed: how many elements safetensors counts for one of torch's.
+        numpy: its numpy type string without byte order; None where numpy has none.
+        storage: the typed storage class that `torch.save` names; None where torch writes an untyped one.
+        since: the first torch release that has it.
+    """
+
+    name: str
+    itemsize: int
+    component: int
+    safetensors: str | None = None
+    packed: int = 1
+    numpy: str | None = None
+    storage: str | None = None
+    since: str = "1.0"
+
+
+_ROWS: Final = (
+    # name, itemsize, component, safetensors, numpy, storage, since
+    ("float64", 8, 8, "F64", "f8", "DoubleStorage", "1.0"),
+    ("float32", 4, 4, "F32", "f4", "FloatStorage", "1.0"),
+    ("float16", 2, 2, "F16", "f2", "HalfStorage", "1.0"),
+    ("bfloat16", 2, 2, "BF16", None, "BFloat16Storage", "1.3"),
+    ("float8_e4m3fn", 1, 1, "F8_E4M3", None, None, "2.1"),
+    ("float8_e4m3fnuz", 1, 1, "F8_E4M3FNUZ", None, None, "2.2"),
+    ("float8_e5m2", 1, 1, "F8_E5M2", None, None, "2.1"),
+    ("float8_e5m2fnuz", 1, 1, "F8_E5M2FNUZ", None, None, "2.2"),
+    ("float8_e8m0fnu", 1, 1, "F8_E8M0", None, None, "2.7"),
+    ("float4_e2m1fn_x2", 1, 1, "F4", None, None, "2.8"),
+    ("int64", 8, 8, "I64", "i8", "LongStorage", "1.0"),
+    ("int32", 4, 4, "I32", "i4", "IntStorage", "1.0"),
+    ("int16", 2, 2, "I16", "i2", "ShortStorage", "1.0"),
+    ("int8", 1, 1, "I8", "i1", "CharStorage", "1.0"),
+    ("uint64", 8, 8, "U64", "u8", None, "2.3"),
+    ("uint32", 4, 4, "U32", "u4", None, "2.3"),
+    ("uint16", 2, 2, "U16", "u2", None, "2.3"),
+    ("uint8", 1, 1, "U8", "u1", "ByteStorage", "1.0"),
+    ("bool", 1, 1, "BOOL", "b1", "BoolStorage", "1.2"),
+    ("complex128", 16, 8, None, "c16", "ComplexDoubleStorage", "1.6"),
+    ("complex64", 8, 4, "C64", "c8", "ComplexFloatStorage", "1.6"),
+    ("complex32", 4, 2, None, None, None, "1.11"),
+    ("bits8", 1, 1, None, None, None, "2.0"),
+    ("bits16", 2, 2, None, None, None, "2.0"),
+    ("bits1x8", 1, 1, None, None, None, "2.0"),
+    ("bits2x4", 1, 1, None, None, None, "2.0"),
+    ("bits4x2", 1, 1, None, None, None, "2.0"),
+    ("qint8", 1, 1, None, None, "QInt8Storage", "1.3"),
+    ("quint8", 1, 1, None, None, "QUInt8Storage", "1.3"),
+    ("qint32", 4, 4, None, None, "QInt32Storage", "1.3"),
+    ("quint4x2", 1, 1, None, None, "QUInt4x2Storage", "1.8"),
+    ("quint2x4", 1, 1, None, None, "QUInt2x4Storage", "1.11"),
+)
+
+DTYPES: Final[Mapping[str, DType]] = MappingProxyType(
+    {
+        name: DType(
+            name=name,
+            itemsize=itemsize,
+            component=component,
+            safetensors=safetensors,
+            packed=2 if name == "float4_e2m1fn_x2" else 1,
+            numpy=numpy,
+            storage=storage,
+            since=since,
+        )
+        for name, itemsize, component, safetensors, numpy, storage, since in _ROWS
+    }
+)
+BY_SAFETENSORS: Final[Mapping[str, DType]] = MappingProxyType(
+    {dtype.safetensors: dtype for dtype in DTYPES.values() if dtype.safetensors}
+)
+BY_STORAGE: Final[Mapping[str, DType]] = MappingProxyType(
+    {dtype.storage: dtype for dtype in DTYPES.values() if dtype.storage}
+)
+
+# Every name must lead back to one dtype: a doubled row would silently shadow the other.
+if len(DTYPES) != len(_ROWS) or any(d.itemsize % d.component for d in DTYPES.values()):
+    raise AssertionError("the dtype table names a dtype twice or gives it a broken width")
+
+QUANTIZED: Final = frozenset(name for name in DTYPES if name.startswith(("qint", "quint")))

@@ -1,0 +1,185 @@
+"""Every error that compat raises on purpose: one root, typed facts, and a next step.
+
+A message always says what was seen, what was expected, and what to do next. The facts it is made of stay
+on the exception as fields, so that a program can act on them without parsing text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+
+class CompatError(Exception):
+    """A checkpoint, a target or a request that compat cannot serve.
+
+    Attributes:
+        source: the file or object concerned, as the user named it; None where there is none.
+        seen: what was found.
+        expected: what would have been right.
+        hint: the next step for the user.
+    """
+
+    code: ClassVar[str] = "compat-error"
+
+    def __init__(
+        self, seen: str, *, source: object = None, expected: str | None = None, hint: str | None = None
+    ) -> None:
+        self.source = None if source is None else str(source)
+        self.seen = seen
+        self.expected = expected
+        self.hint = hint
+        super().__init__(seen)
+
+    def __str__(self) -> str:
+        text = self.seen if self.source is None else f"{self.source}: {self.seen}"
+        if self.expected:
+            text += f"; expected {self.expected}"
+        return f"{text}. {self.hint}" if self.hint else text
+
+    def to_json(self) -> dict[str, Any]:
+        """The error as a JSON object: its code, its message and the fields behind it."""
+        facts = {name: value for name, value in vars(self).items() if value is not None}
+        return {"error": self.code, "message": str(self), **facts}
+
+
+class UnknownFormat(CompatError):  # noqa: N818 - the public names are those of the field, as in design.md
+    """The content is none of the known formats."""
+
+    code = "unknown-format"
+
+
+class Corrupt(CompatError):  # noqa: N818
+    """The content claims to be a known format and breaks its rules.
+
+    Attributes:
+        offset: the byte offset of the first broken rule, where one is known.
+    """
+
+    code = "corrupt"
+
+    def __init__(
+        self,
+        seen: str,
+        *,
+        source: object = None,
+        offset: int | None = None,
+        expected: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        self.offset = offset
+        super().__init__(seen, source=source, expected=expected, hint=hint)
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if self.offset is None else f"{text} (at byte {self.offset})"
+
+
+class Unsupported(CompatError):  # noqa: N818
+    """The request is well formed, but this format, device or build cannot hold it.
+
+    Attributes:
+        feature: the stable name of what is not supported, as in `Capabilities` and `allow_loss`.
+        paths: the places in the checkpoint that need the feature, at most a few.
+    """
+
+    code = "unsupported"
+
+    def __init__(
+        self,
+        seen: str,
+        *,
+        feature: str,
+        paths: Iterable[str] = (),
+        source: object = None,
+        expected: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        self.feature = feature
+        self.paths = list(paths)
+        super().__init__(seen, source=source, expected=expected, hint=hint)
+
+
+class UnsafeGlobals(CompatError):  # noqa: N818
+    """The file names classes or functions that only unpickling could turn into objects.
+
+    Attributes:
+        globals: each global's full name and the paths that hold it.
+    """
+
+    code = "unsafe-globals"
+
+    def __init__(self, found: dict[str, list[str]], *, source: object = None) -> None:
+        self.globals = found
+        named = "; ".join(f"{name} at {', '.join(paths[:3])}" for name, paths in list(found.items())[:5])
+        more = "" if len(found) <= 5 else f"; and {len(found) - 5} more"  # noqa: PLR2004
+        super().__init__(
+            f"holds objects of classes that compat does not import: {named}{more}",
+            source=source,
+            expected="tensors and plain values",
+            hint='Pass on_unknown="keep" to get them as inert Opaque records, or, if you trust the file, '
+            "weights_only=False to let torch import and call them.",
+        )
+
+
+class KeyCollision(CompatError):  # noqa: N818
+    """Two keys would become one.
+
+    Attributes:
+        keys: for each key of the result that is claimed twice, the keys that claim it.
+    """
+
+    code = "key-collision"
+
+    def __init__(self, collisions: dict[str, list[str]], *, source: object = None, hint: str = "") -> None:
+        self.keys = collisions
+        key, claimants = next(iter(collisions.items()))
+        more = "" if len(collisions) == 1 else f" (and {len(collisions) - 1} more)"
+        super().__init__(
+            f"{', '.join(map(repr, claimants))} would all become {key!r}{more}",
+            source=source,
+            expected="every key to stay distinct",
+            hint=hint or "Nothing was changed. Rename one of them first.",
+        )
+
+
+class Mismatch(CompatError):  # noqa: N818
+    """Two things that had to be equal are not, for instance a converted file and its source."""
+
+    code = "mismatch"
+
+
+class MissingDependency(CompatError):  # noqa: N818
+    """A library that this call needs is not installed.
+
+    Attributes:
+        package: the distribution to install.
+    """
+
+    code = "missing-dependency"
+
+    def __init__(self, package: str, *, needed_for: str, install: str | None = None) -> None:
+        self.package = package
+        super().__init__(
+            f"{needed_for} needs {package}, which is not installed",
+            hint=f"Install it with: {install or f'python -m pip install {package}'}",
+        )
+
+
+class TargetExists(CompatError):  # noqa: N818
+    """The target is already there and was not to be overwritten."""
+
+    code = "target-exists"
+
+    def __init__(self, target: object) -> None:
+        super().__init__(
+            "already exists and was left untouched",
+            source=target,
+            hint="Pass overwrite=True (--overwrite) to replace it, or choose another name.",
+        )
+
+
+class Unreadable(CompatError):  # noqa: N818
+    """The source or the target cannot be opened: missing, a directory, no permission, no space."""
+
+    code = "unreadable"

@@ -1,0 +1,94 @@
+"""The formats: one module each, this table, and detection by content.
+
+Adding a format is one module, one line of `_MODULES` and its golden files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import PurePath
+from typing import Final
+
+from compat.errors import Unsupported
+from compat.formats._diagnosis import diagnose
+from compat.formats._format import Capabilities, Format, WriteOptions, Written
+from compat.sources import Source
+
+# Name → module, in alphabetical order; modules are imported when their format is asked for.
+_MODULES: Final = {
+    "safetensors": "compat.formats.safetensors",
+    "torch-legacy": "compat.formats.torch_legacy",
+    "torch-zip": "compat.formats.torch_zip",
+}
+if list(_MODULES) != sorted(_MODULES):
+    raise AssertionError("the table of formats is not in alphabetical order")
+
+
+def names() -> tuple[str, ...]:
+    """The names of all formats, in alphabetical order."""
+    return tuple(_MODULES)
+
+
+def get(name: str) -> Format:
+    """The format of that name.
+
+    Raises:
+        Unsupported: there is none.
+    """
+    module = _MODULES.get(name)
+    if module is None:
+        raise Unsupported(f"there is no format {name!r}", feature="format", expected=f"one of {', '.join(_MODULES)}")
+    found: Format = import_module(module).FORMAT
+    return found
+
+
+def all_formats() -> Iterator[Format]:
+    """Every format, in alphabetical order."""
+    return (get(name) for name in _MODULES)
+
+
+def detect(source: Source) -> Format:
+    """The format of a source's content, whatever its name is.
+
+    Raises:
+        UnknownFormat: it is none of them; the message says what it seems to be.
+    """
+    for candidate in all_formats():
+        if candidate.detect(source):
+            return candidate
+    raise diagnose(source, names())
+
+
+def for_target(path: PurePath, default: str = "torch-zip") -> Format:
+    """The format that a new file's suffix asks for.
+
+    Raises:
+        Unsupported: the suffix belongs to no format that can be written.
+    """
+    for candidate in all_formats():
+        if path.suffix.lower() in candidate.suffixes and candidate.write is not None and candidate.name != "torch-legacy":
+            return candidate
+    if path.suffix.lower() in {"", ".pt", ".pth", ".bin", ".ckpt", ".th", ".pkl", ".tar"}:
+        return get(default)
+    known = sorted({suffix for candidate in all_formats() for suffix in candidate.suffixes})
+    raise Unsupported(
+        f"the suffix {path.suffix!r} says no format",
+        feature="format",
+        source=path,
+        expected=f"one of {' '.join(known)}",
+        hint="Name the format: format=… (--to …).",
+    )
+
+
+__all__ = [
+    "Capabilities",
+    "Format",
+    "WriteOptions",
+    "Written",
+    "all_formats",
+    "detect",
+    "for_target",
+    "get",
+    "names",
+]

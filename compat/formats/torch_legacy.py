@@ -1,0 +1,205 @@
+"""`torch-legacy`: the pickle streams of `torch.save` up to 1.5, and of `_use_new_zipfile_serialization=False`.
+
+- layout: five pickles (magic number, protocol version, system facts, the content, the storages' keys), then
+  each storage in the keys' order: its number of elements as 8 bytes, and its bytes.
+- kept: everything that the neutral model holds, exactly.
+- read: what torch writes and cannot read back too: float8, uint16/32/64, complex32, bits, float4; views of
+  storages (`view_metadata`, torch 0.2 to 0.3); big-endian writers.
+- checked: that every storage is described once, lies inside the file, and that all tensors lie inside it.
+- no sums: the format has none, so a flipped bit of a tensor cannot be seen.
+
+Source of the layout: `torch/serialization.py` (`_legacy_save`, `_legacy_load`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, BinaryIO, Final
+
+from compat.checkpoint import Checkpoint, StorageRecord, StorageRef
+from compat.data import FileData, SlicedData, read
+from compat.dtypes import DTYPES
+from compat.errors import Corrupt
+from compat.formats._format import Capabilities, Format, WriteOptions, Written
+from compat.pickles import PickleWriter, read_pickle
+from compat.pickles.writer import storage_class
+from compat.rebuild import MEANINGS, settle
+from compat.sources import Source
+from compat.strided import swap
+from compat.torchfile import Storages, checked, storages_of, untypable
+
+MAGIC: Final = 0x1950A86A20F9469CFC6C
+_PROTOCOL: Final = 1001
+_MAGIC_BYTES: Final = (MAGIC.to_bytes(10, "little"), str(MAGIC).encode())
+_VIEW_FIELDS: Final = 6
+# A stream is read in growing pieces until it is whole: its length stands nowhere.
+_FIRST_READ: Final = 1 << 20
+
+
+def _detect(source: Source) -> bool:
+    return any(magic in source.head[:64] for magic in _MAGIC_BYTES)
+
+
+class _Views(Storages):
+    """Storages, some of which are views of others."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(source)
+        self.views: dict[str, tuple[str, int, StorageRecord]] = {}
+
+    def load(self, pid: Any) -> Any:
+        if isinstance(pid, tuple) and pid and pid[0] == "module":
+            return pid[1] if len(pid) > 1 else None
+        ref = super().load(pid[:5] if isinstance(pid, tuple) else pid)
+        view = pid[5] if len(pid) >= _VIEW_FIELDS else None
+        return ref if view is None else self._view(ref, view)
+
+    def _view(self, parent: StorageRef, view: Any) -> StorageRef:
+        if not isinstance(view, tuple) or len(view) != 3:  # noqa: PLR2004 - key, offset, size
+            raise Corrupt(f"a view of a storage is described by {view!r:.80}", source=self.source)
+        key, offset, numel = str(view[0]), view[1], view[2]
+        if type(offset) is not int or type(numel) is not int or min(offset, numel) < 0:
+            raise Corrupt(f"a view of a storage is described by {view!r:.80}", source=self.source)
+        width = DTYPES[parent.dtype].itemsize
+        if (offset + numel) * width > parent.storage.nbytes:
+            raise Corrupt(f"view {key} of storage {parent.storage.key} reaches outside it", source=self.source)
+        if key == parent.storage.key:
+            return parent
+        if key not in self.views:
+            record = StorageRecord(
+                key=key, nbytes=numel * width, device=parent.storage.device, dtype=parent.storage.dtype
+            )
+            self.views[key] = (parent.storage.key, offset * width, record)
+        return StorageRef(self.views[key][2], parent.dtype)
+
+
+def _streams(source: Source) -> tuple[dict[str, Any], Any, list[Any], int, list[str], _Views]:
+    """The pickles at the front, and where they end."""
+    size = min(source.size, _FIRST_READ)
+    while True:
+        try:
+            return _parse(source, bytes(source.read(0, size)))
+        except Corrupt:
+            # What breaks at the end of a piece may be whole in a longer one.
+            if size == source.size:
+                raise
+        size = min(source.size, size * 8)
+
+
+def _parse(source: Source, head: bytes) -> tuple[dict[str, Any], Any, list[Any], int, list[str], _Views]:
+    storages = _Views(source.name)
+    position = 0
+    parts: list[Any] = []
+    named: list[str] = []
+    for index in range(5):
+        persistent = storages.load if index == 3 else None  # noqa: PLR2004 - the content is the fourth
+        value, position, found = read_pickle(
+            head, position, meanings=MEANINGS, persistent=persistent, source=source.name
+        )
+        parts.append(value)
+        named += found
+    magic, protocol, system, content, keys = parts
+    if magic != MAGIC or protocol != _PROTOCOL or not isinstance(system, dict):
+        raise Corrupt(
+            f"begins with {magic!r:.40}, {protocol!r:.40}", source=source.name, expected=f"{MAGIC}, {_PROTOCOL}"
+        )
+    if not isinstance(keys, list):
+        raise Corrupt(f"the list of storages is {keys!r:.80}", source=source.name)
+    return system, content, keys, position, named, storages
+
+
+def _open(source: Source) -> Checkpoint:
+    system, tree, keys, position, named, storages = _streams(source)
+    byteorder = "little" if system.get("little_endian", True) else "big"
+    if sorted(map(str, keys)) != sorted(storages.found):
+        raise Corrupt("the list of storages is not that of the content", source=source.name, offset=position)
+    for key in map(str, keys):
+        position = _place(source, storages.found[key], position, byteorder)
+    for parent, offset, record in storages.views.values():
+        whole = storages.found[parent]
+        if whole.data is not None:
+            record.data = SlicedData(parent=whole.data, offset=offset, nbytes=record.nbytes)
+            record.byteorder = byteorder
+    return checked(
+        Checkpoint(
+            format=FORMAT.name,
+            tree=settle(tree),
+            source=source.name,
+            globals=list(dict.fromkeys(named)),
+            metadata={"byteorder": byteorder, "protocol_version": _PROTOCOL},
+            notes=[f"{source.size - position:,} bytes follow the checkpoint"] if position < source.size else [],
+            close=source.close,
+        )
+    )
+
+
+def _place(source: Source, storage: StorageRecord, position: int, byteorder: str) -> int:
+    """Say where a storage's bytes lie, and where the next storage begins."""
+    stated = int.from_bytes(source.read(position, 8), "little" if byteorder == "little" else "big")
+    width = DTYPES[storage.dtype or "uint8"].itemsize
+    if stated * width != storage.nbytes:
+        raise Corrupt(
+            f"storage {storage.key} has {stated:,} elements of {width} bytes",
+            source=source.name,
+            offset=position,
+            expected=f"{storage.nbytes:,} bytes, as the content says",
+        )
+    begin = position + 8
+    if begin + storage.nbytes > source.size:
+        raise Corrupt(
+            f"ends inside storage {storage.key}: {begin + storage.nbytes - source.size:,} of its "
+            f"{storage.nbytes:,} bytes are missing",
+            source=source.name,
+            offset=begin,
+            hint="The file is cut short; get it again.",
+        )
+    storage.data = FileData(source=source, offset=begin, nbytes=storage.nbytes)
+    storage.byteorder = byteorder
+    return begin + storage.nbytes
+
+
+def _write(checkpoint: Checkpoint, target: BinaryIO, options: WriteOptions) -> Written:
+    del options  # a stream has no name and loses nothing
+    keys: dict[int, str] = {}
+    untyped = untypable(checkpoint.tree)
+    types: dict[str, str | None] = {}
+
+    def persistent_id(storage: StorageRecord, dtype: str | None) -> tuple[Any, ...]:
+        key = keys.setdefault(id(storage), str(len(keys)))
+        named = dtype if dtype and DTYPES[dtype].storage else None
+        types.setdefault(key, named)
+        numel = storage.nbytes // (DTYPES[named].itemsize if named else 1)
+        return ("storage", storage_class(named), key, storage.device, numel, None)
+
+    content = PickleWriter(persistent_id, untyped=untyped).dumps(checkpoint.tree)
+    plain = PickleWriter()
+    facts = {
+        "protocol_version": _PROTOCOL,
+        "little_endian": True,
+        "type_sizes": {"short": 2, "int": 4, "long": 4},
+    }
+    for value in (MAGIC, _PROTOCOL, facts):
+        target.write(plain.dumps(value))
+    target.write(content)
+    target.write(plain.dumps(list(types)))
+    for _, storage, dtype in storages_of(checkpoint.tree):
+        if storage.data is None or id(storage) not in keys:
+            continue
+        named = types[keys[id(storage)]]
+        target.write((storage.nbytes // (DTYPES[named].itemsize if named else 1)).to_bytes(8, "little"))
+        if storage.byteorder == "big":
+            target.write(swap(read(storage.data), DTYPES[storage.dtype or dtype or "uint8"].component))
+        else:
+            for piece in storage.data.chunks():
+                target.write(piece)
+    return Written()
+
+
+FORMAT = Format(
+    name="torch-legacy",
+    summary="torch.save up to 1.5, and with _use_new_zipfile_serialization=False",
+    suffixes=(".pt", ".pth", ".th"),
+    detect=_detect,
+    open=_open,
+    write=_write,
+    capabilities=Capabilities(mmap=True),
+)

@@ -1,0 +1,121 @@
+"""Key prefixes and renames, as data: `_metadata` is renamed along, collisions are refused.
+
+The state may hold live tensors or records; only its keys are looked at.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, TypeVar
+
+from compat.errors import KeyCollision
+
+Value = TypeVar("Value")
+
+# What wrappers put in front of every key of the module they hold.
+WRAPPERS: Final = {
+    "module": "DataParallel, DistributedDataParallel, and others that hold a model as .module",
+    "_orig_mod": "torch.compile",
+}
+# The one wrapper that also marks parts inside a model: its name is never a name people choose.
+_INSIDE: Final = "_orig_mod"
+
+
+def detect_prefix(keys: Iterable[object]) -> str:
+    """The wrappers that all keys begin with, in their order, such as `module._orig_mod.`; "" where there are none."""
+    texts = [key for key in keys if isinstance(key, str)]
+    prefix = ""
+    while texts:
+        found = next(
+            (w for w in WRAPPERS if all(t.startswith(f"{prefix}{w}.") and len(t) > len(f"{prefix}{w}.") for t in texts)),
+            None,
+        )
+        if found is None:
+            break
+        prefix += f"{found}."
+    return prefix
+
+
+def strip_prefix(state: Mapping[Any, Value], prefix: str | None = "auto") -> OrderedDict[Any, Value]:
+    """A copy of a state without a prefix; keys that do not begin with it stay as they are.
+
+    Args:
+        state: keys and values; a `_metadata` attribute is renamed along.
+        prefix: the prefix with its dot, such as `module.`; "auto" for the wrappers that all keys begin with,
+            and `_orig_mod.` wherever it stands; None or "" for a plain copy.
+
+    Raises:
+        KeyCollision: two keys would become one.
+    """
+    if prefix == "auto":
+        found = detect_prefix(state)
+        return rename(state, lambda key: _drop_inside(_without(key, found)))
+    return rename(state, lambda key: _without(key, prefix or ""))
+
+
+def add_prefix(state: Mapping[Any, Value], prefix: str) -> OrderedDict[Any, Value]:
+    """A copy of a state with `prefix` in front of every text key, as a wrapped module would have it.
+
+    `_metadata`, where there is one, gets an entry of version 1 for each wrapper, as torch writes them.
+    """
+    made = rename(state, lambda key: f"{prefix}{key}")
+    metadata = getattr(made, "_metadata", None)
+    if metadata is not None and prefix:
+        steps = prefix.rstrip(".").split(".")
+        wrapped: OrderedDict[str, Any] = OrderedDict(
+            (".".join(steps[:depth]), {"version": 1}) for depth in range(len(steps))
+        )
+        wrapped.update(metadata)
+        vars(made)["_metadata"] = wrapped
+    return made
+
+
+def _without(key: str, prefix: str) -> str:
+    """A key without a prefix; a wrapper's own module name, which ends with a dot, becomes the root's."""
+    return "" if key.endswith(".") and prefix.startswith(key) else key.removeprefix(prefix)
+
+
+def _drop_inside(key: str) -> str:
+    parts = key.split(".")
+    return ".".join(part for part in parts if part != _INSIDE) if _INSIDE in parts else key
+
+
+def rename(state: Mapping[Any, Value], new_name: Callable[[str], str]) -> OrderedDict[Any, Value]:
+    """A copy of a state whose text keys are renamed by a function; values are not copied.
+
+    Raises:
+        KeyCollision: two keys would become one.
+    """
+    made: OrderedDict[Any, Value] = OrderedDict()
+    origins: dict[Any, list[str]] = {}
+    for key, value in state.items():
+        renamed = new_name(key) if isinstance(key, str) else key
+        origins.setdefault(renamed, []).append(str(key))
+        made[renamed] = value
+    collisions = {str(key): claimants for key, claimants in origins.items() if len(claimants) > 1}
+    if collisions:
+        raise KeyCollision(collisions)
+    attributes = dict(getattr(state, "__dict__", {}))
+    metadata = attributes.get("_metadata")
+    if isinstance(metadata, dict):
+        attributes["_metadata"] = _rename_metadata(metadata, new_name)
+    vars(made).update(attributes)
+    return made
+
+
+def _rename_metadata(metadata: dict[Any, Any], new_name: Callable[[str], str]) -> OrderedDict[Any, Any]:
+    """`_metadata` is keyed by module, `conv` for the keys `conv.weight` and `conv.bias`, and "" for the root.
+
+    Where a wrapper's entry and the wrapped module's entry meet, the wrapped one stays: it has the version
+    that matters.
+    """
+    made: OrderedDict[Any, Any] = OrderedDict()
+    for module, facts in metadata.items():
+        if not isinstance(module, str):
+            made[module] = facts
+            continue
+        renamed = new_name(f"{module}.").removesuffix(".") if module else ""
+        made.pop(renamed, None) if module else None
+        made[renamed] = facts
+    return made

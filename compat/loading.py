@@ -1,0 +1,354 @@
+"""From the neutral model to live torch objects, with no class of the file ever imported."""
+
+from __future__ import annotations
+
+import mmap as mmap_module
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from compat.checkpoint import (
+    Checkpoint,
+    GlobalRef,
+    Opaque,
+    Path,
+    Size,
+    StorageRecord,
+    StorageRef,
+    TensorRecord,
+    TorchValue,
+    path_text,
+    walk,
+)
+from compat.data import FileData, read
+from compat.dtypes import DTYPES, QUANTIZED
+from compat.errors import CompatError, Corrupt, MissingDependency, UnsafeGlobals, Unsupported
+from compat.formats import detect
+from compat.sources import FileSource, SourceLike, open_source
+from compat.strided import swap
+
+MapLocation = Any
+_INSTALL: Final = "python -m pip install torch (see pytorch.org for the build of your machine)"
+# Tensor operations assume that elements are aligned; a mapped storage that is not is copied instead.
+_ALIGNMENT: Final = 8
+
+
+def open_checkpoint(src: SourceLike) -> Checkpoint:
+    """Open a checkpoint of any format without reading a tensor, importing torch or executing anything.
+
+    Args:
+        src: a path, a file object open for reading bytes, or bytes.
+
+    Returns:
+        The neutral model; use it as a context manager, it keeps the file open.
+
+    Raises:
+        Unreadable: there is nothing to read there.
+        UnknownFormat: the content is none of the known formats; the message says what it seems to be.
+        Corrupt: the content breaks the rules of its format.
+    """
+    source = open_source(src)
+    try:
+        return detect(source).open(source)
+    except CompatError as error:
+        source.close()
+        error.source = error.source or source.name
+        raise
+    except BaseException:
+        source.close()
+        raise
+
+
+def load(
+    src: SourceLike,
+    map_location: MapLocation = None,
+    *,
+    weights_only: bool = True,
+    mmap: bool | None = None,
+    on_unknown: str = "refuse",
+) -> Any:
+    """Load a checkpoint of any format as `torch.load` would, on every torch from 1.13 on.
+
+    Args:
+        src: a path, a file object open for reading bytes, or bytes.
+        map_location: None, a device, its name, a dict of names, a function of (storage, name), or "meta".
+        weights_only: True reads without importing or calling anything of the file. False hands the file to
+            torch's real unpickler, which executes what it says: only for files you trust.
+        mmap: map the file instead of reading it. Tensors then show the file's pages, copied on write; their
+            sums are not checked, since they are not read.
+        on_unknown: what to do with objects of classes that are not imported: "refuse", or "keep" them as Opaque.
+
+    Raises:
+        UnsafeGlobals: the file holds such objects, and `on_unknown` is "refuse".
+        Unsupported: a tensor's device or dtype is not to be had here.
+        CompatError: the file cannot be read; see `open`.
+    """
+    if on_unknown not in ("refuse", "keep"):
+        raise ValueError(f'on_unknown is {on_unknown!r}; expected "refuse" or "keep"')
+    source = open_source(src)
+    with source:
+        if not weights_only and detect(source).name.startswith("torch"):
+            return _load_unsafe(src, map_location, mmap=mmap)
+        with open_checkpoint(source) as checkpoint:
+            return materialize(checkpoint, map_location, mmap=bool(mmap), on_unknown=on_unknown)
+
+
+def _load_unsafe(src: SourceLike, map_location: MapLocation, *, mmap: bool | None) -> Any:
+    """The one door to real unpickling; it is torch's own."""
+    torch = import_torch("weights_only=False")
+    options = {"mmap": True} if mmap else {}
+    return torch.load(src, map_location=map_location, weights_only=False, **options)
+
+
+def import_torch(needed_for: str) -> Any:
+    """The torch module.
+
+    Raises:
+        MissingDependency: it is not installed.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingDependency("torch", needed_for=needed_for, install=_INSTALL) from error
+    return torch
+
+
+def materialize(
+    checkpoint: Checkpoint,
+    map_location: MapLocation = None,
+    *,
+    mmap: bool = False,
+    on_unknown: str = "refuse",
+    tree: Any = None,
+) -> Any:
+    """The content of an open checkpoint (or `tree`, a part of it) as live torch objects."""
+    content = checkpoint.tree if tree is None else tree
+    if on_unknown == "refuse":
+        refuse_unknown(content, checkpoint.source)
+    try:
+        return Materializer(map_location, mmap=mmap, source=checkpoint.source).tree(content, ())
+    except CompatError as error:
+        error.source = error.source or checkpoint.source
+        raise
+
+
+def refuse_unknown(tree: Any, source: str) -> None:
+    """Raise `UnsafeGlobals` when a tree holds objects of classes that are not imported."""
+    found: dict[str, list[str]] = {}
+    for path, leaf in walk(tree):
+        if isinstance(leaf, (Opaque, GlobalRef)):
+            found.setdefault(str(leaf.name), []).append(path_text(path))
+    if found:
+        raise UnsafeGlobals(found, source=source)
+
+
+class Materializer:
+    """Builds live objects; each storage, tensor and container once, so that sharing survives."""
+
+    def __init__(self, map_location: MapLocation, *, mmap: bool, source: str) -> None:
+        self.torch = import_torch("loading tensors")
+        self.restore = _restorer(self.torch, map_location)
+        self.meta = str(map_location) == "meta" if not callable(map_location) else False
+        self.mmap = mmap
+        self.source = source
+        self.maps: dict[int, mmap_module.mmap] = {}
+        self.storages: dict[int, Any] = {}
+        self.done: dict[int, Any] = {}
+
+    def tree(self, node: Any, path: Path) -> Any:
+        """The live form of a value of the tree."""
+        if node is None or isinstance(node, (str, bool, int, float, bytes, complex)):
+            return node
+        known = self.done.get(id(node))
+        if known is not None:
+            return known
+        builder = _BUILDERS.get(type(node))
+        made = builder(self, node, path) if builder else node
+        self.done[id(node)] = made
+        return made
+
+    def _dict(self, node: dict[Any, Any], path: Path) -> Any:
+        made: dict[Any, Any] = type(node)()
+        self.done[id(node)] = made
+        for key, value in dict.items(node):
+            made[self.tree(key, path)] = self.tree(value, (*path, key))
+        if isinstance(node, OrderedDict):
+            vars(made).update({name: self.tree(value, (*path, name)) for name, value in vars(node).items()})
+        return made
+
+    def _list(self, node: list[Any], path: Path) -> list[Any]:
+        made: list[Any] = []
+        self.done[id(node)] = made
+        made.extend(self.tree(value, (*path, index)) for index, value in enumerate(node))
+        return made
+
+    def _tuple(self, node: tuple[Any, ...], path: Path) -> tuple[Any, ...]:
+        return tuple(self.tree(value, (*path, index)) for index, value in enumerate(node))
+
+    def _size(self, node: Size, _path: Path) -> Any:
+        return self.torch.Size(node)
+
+    def _torch_value(self, node: TorchValue, path: Path) -> Any:
+        if node.kind == "device":
+            return self.torch.device(node.name)
+        found = getattr(self.torch, node.name, None)
+        if found is None:
+            raise self._unknown_here(node.kind, node.name, path)
+        return found
+
+    def _opaque(self, node: Opaque, path: Path) -> Opaque:
+        made = Opaque(node.name)
+        made.made_by = node.made_by
+        self.done[id(node)] = made
+        for name in ("args", "kwargs", "state", "items", "pairs"):
+            setattr(made, name, self.tree(getattr(node, name), (*path, name)))
+        return made
+
+    def _storage_ref(self, node: StorageRef, path: Path) -> Any:
+        storage = self.storage(node.storage, node.dtype)
+        if node.storage.dtype is None:
+            return storage
+        return self.torch.storage.TypedStorage(wrap_storage=storage, dtype=self.dtype(node.dtype, path), _internal=True)
+
+    def dtype(self, name: str, path: Path) -> Any:
+        """The live dtype.
+
+        Raises:
+            Unsupported: this torch has none of that name.
+        """
+        found = getattr(self.torch, name, None)
+        if not isinstance(found, self.torch.dtype):
+            raise self._unknown_here("dtype", name, path)
+        return found
+
+    def _unknown_here(self, kind: str, name: str, path: Path) -> Unsupported:
+        since = DTYPES[name].since if name in DTYPES else None
+        return Unsupported(
+            f"{path_text(path)} has the {kind} {name}, which torch {self.torch.__version__} does not know",
+            feature=kind,
+            paths=[path_text(path)],
+            hint=f"torch {since} or newer has it." if since else None,
+        )
+
+    def _tensor(self, node: TensorRecord, path: Path) -> Any:
+        torch = self.torch
+        if node.dtype in QUANTIZED:
+            raise Unsupported(f"{path_text(path)} is quantized ({node.dtype})", feature="quantized", paths=[path_text(path)])
+        dtype = self.dtype(node.dtype, path)
+        storage = self.storage(node.storage, node.dtype)
+        with torch.no_grad():
+            made = torch.empty((0,), dtype=dtype, device=storage.device)
+            made.set_(storage, node.storage_offset, node.shape, node.stride)
+            if node.conj:
+                made = made.conj()
+            if node.neg:
+                made = torch._neg_view(made)  # noqa: SLF001 - torch has no public way to set the bit
+        try:
+            if node.kind == "parameter":
+                made = torch.nn.Parameter(made, requires_grad=node.requires_grad)
+            elif node.requires_grad:
+                made.requires_grad_()
+        except RuntimeError as error:
+            raise Corrupt(f"{path_text(path)} of dtype {node.dtype} claims to require a gradient") from error
+        if isinstance(node.attributes, dict):
+            for name, value in node.attributes.items():
+                if isinstance(name, str):
+                    setattr(made, name, self.tree(value, (*path, name)))
+        return made
+
+    def storage(self, record: StorageRecord, dtype: str) -> Any:
+        """The live untyped storage, on the device that `map_location` asks for."""
+        made = self.storages.get(id(record))
+        if made is None:
+            made = self.storages[id(record)] = self._make_storage(record, dtype)
+        return made
+
+    def _make_storage(self, record: StorageRecord, dtype: str) -> Any:
+        untyped = self.torch.UntypedStorage
+        if record.data is None or self.meta:
+            return untyped(record.nbytes, device="meta")
+        return self.restore(self._bytes(record, dtype), record.device)
+
+    def _bytes(self, record: StorageRecord, dtype: str) -> Any:
+        torch, data = self.torch, record.data
+        if record.nbytes == 0 or data is None:
+            return torch.UntypedStorage(0)
+        if self.mmap and isinstance(data, FileData) and record.byteorder == "little" and data.offset % _ALIGNMENT == 0:
+            mapped = self._map(data)
+            if mapped is not None:
+                made = torch.frombuffer(mapped, dtype=torch.uint8, offset=data.offset, count=record.nbytes)
+                return made.untyped_storage()
+        buffer = read(data)
+        if record.byteorder == "big":
+            buffer = swap(buffer, DTYPES[record.dtype or dtype].component)
+        if not isinstance(buffer, bytearray):
+            buffer = bytearray(buffer)
+        return torch.frombuffer(buffer, dtype=torch.uint8).untyped_storage()
+
+    def _map(self, data: FileData) -> mmap_module.mmap | None:
+        if not isinstance(data.source, FileSource):
+            return None
+        mapped = self.maps.get(id(data.source))
+        if mapped is None:
+            mapped = self.maps[id(data.source)] = data.source.map()
+        return mapped
+
+
+_BUILDERS: Final[Mapping[type, Callable[[Materializer, Any, Path], Any]]] = {
+    dict: Materializer._dict,  # noqa: SLF001 - the table of the class above
+    OrderedDict: Materializer._dict,  # noqa: SLF001
+    Counter: Materializer._dict,  # noqa: SLF001
+    list: Materializer._list,  # noqa: SLF001
+    tuple: Materializer._tuple,  # noqa: SLF001
+    Size: Materializer._size,  # noqa: SLF001
+    TorchValue: Materializer._torch_value,  # noqa: SLF001
+    Opaque: Materializer._opaque,  # noqa: SLF001
+    StorageRef: Materializer._storage_ref,  # noqa: SLF001
+    TensorRecord: Materializer._tensor,  # noqa: SLF001
+}
+
+
+def _restorer(torch: Any, map_location: MapLocation) -> Callable[[Any, str], Any]:
+    """What moves a storage to where it belongs: torch's own rules for `map_location`, on every format.
+
+    Source of the rules: `torch/serialization.py`, `_get_restore_location`.
+    """
+    if map_location is None:
+        return lambda storage, tag: _place(torch, storage, tag, hint=True)
+    if isinstance(map_location, dict):
+        table = {str(key): str(value) for key, value in map_location.items()}
+        return lambda storage, tag: _place(torch, storage, table.get(tag, tag), hint=True)
+    if isinstance(map_location, (str, torch.device)):
+        return lambda storage, _tag: _place(torch, storage, str(map_location))
+    if callable(map_location):
+
+        def call(storage: Any, tag: str) -> Any:
+            placed = map_location(storage, tag)
+            return _place(torch, storage, tag, hint=True) if placed is None else placed
+
+        return call
+    raise TypeError(
+        f"map_location is {type(map_location).__name__}; expected None, a device, its name, a dict or a function"
+    )
+
+
+def _place(torch: Any, storage: Any, device: str, *, hint: bool = False) -> Any:
+    """Move a storage to a device by name.
+
+    Raises:
+        Unsupported: there is no such device here.
+    """
+    if device == "cpu":
+        return storage
+    if device == "meta":
+        return torch.UntypedStorage(storage.nbytes(), device="meta")
+    try:
+        return torch.serialization.default_restore_location(storage, device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0][:160]
+        raise Unsupported(
+            f"a tensor belongs on the device {device!r}, which is not to be had here ({reason})",
+            feature="device",
+            hint='Pass map_location="cpu" to load it into main memory.' if hint else None,
+        ) from error
+

@@ -1,0 +1,151 @@
+"""Run a vetted pickle stream on the C unpickler, with inert stand-ins for everything it names.
+
+`find_class` never imports. It asks a table for the few names that have a meaning in the neutral model, and
+answers every other name with a class of its own whose instances only remember what they were given.
+
+Source of the rules: CPython's `Modules/_pickle.c` (BUILD calls `__setstate__`, APPENDS calls `extend`…).
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from compat.checkpoint import GlobalName, Opaque
+from compat.errors import Corrupt
+from compat.pickles.vet import DEFAULT_LIMITS, Limits, vet
+
+# Python 2 names of modules, as `pickle.Unpickler(fix_imports=True)` would map them.
+_PYTHON2_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+
+
+class StandIn(Opaque):
+    """The base of the classes that stand for names of the file; one subclass per name and stream.
+
+    Every hook that the unpickler may call is defined here, and none does more than remember.
+    """
+
+    __slots__ = ()
+    global_name: str = ""
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> StandIn:
+        """A bare instance; `NEWOBJ` calls this without `__init__`."""
+        made = super().__new__(cls)
+        Opaque.__init__(made, cls.global_name, _args, _kwargs)
+        return made
+
+    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
+        # `REDUCE` gets here, `NEWOBJ` does not.
+        self.made_by = "call"
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state if self.state is None else (self.state, state)
+
+    def append(self, item: Any) -> None:
+        """What `APPEND` calls on what is no list."""
+        self.items.append(item)
+
+    def extend(self, items: Any) -> None:
+        """What `APPENDS` calls on what is no list."""
+        self.items.extend(items)
+
+    def add(self, item: Any) -> None:
+        """What `ADDITEMS` calls on what is no set."""
+        self.items.append(item)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.pairs.append((key, value))
+
+
+class Meaning:
+    """A callable that a name stands for. It cannot be changed by the stream: BUILD on it is refused."""
+
+    __slots__ = ("_call", "name")
+
+    def __init__(self, name: str, call: Callable[..., Any]) -> None:
+        self.name = name
+        self._call = call
+
+    def __call__(self, *args: Any) -> Any:
+        return self._call(*args)
+
+    def __setstate__(self, state: object) -> None:
+        raise pickle.UnpicklingError(f"{self.name} is given a state")
+
+
+Meanings = Mapping[str, Any]
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(
+        self, file: io.BytesIO, meanings: Meanings, persistent: Callable[[Any], Any] | None, limits: Limits
+    ) -> None:
+        # Python 2 wrote byte strings where Python 3 has text: undecodable bytes survive as surrogates.
+        super().__init__(file, encoding="utf-8", errors="surrogateescape")
+        self._meanings = meanings
+        self._persistent = persistent
+        self._limit = limits.globals
+        self.named: dict[str, Any] = {}
+
+    def find_class(self, module: str, name: str, /) -> Any:
+        named = GlobalName(_PYTHON2_MODULES.get(module, module), name)
+        full = str(named)
+        found = self.named.get(full)
+        if found is None:
+            if len(self.named) >= self._limit:
+                raise pickle.UnpicklingError(f"more than {self._limit:,} different globals")
+            found = self._meanings.get(full)
+            if found is None:
+                found = type("StandIn", (StandIn,), {"__slots__": (), "global_name": named})
+            self.named[full] = found
+        return found
+
+    def persistent_load(self, pid: Any, /) -> Any:
+        if self._persistent is None:
+            raise pickle.UnpicklingError(f"refers to a persistent object {pid!r:.80}, which this format has none of")
+        return self._persistent(pid)
+
+
+def read_pickle(
+    data: bytes | bytearray | memoryview,
+    start: int = 0,
+    *,
+    meanings: Meanings,
+    persistent: Callable[[Any], Any] | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    source: object = None,
+) -> tuple[Any, int, list[str]]:
+    """Read the pickle stream at `start`.
+
+    Args:
+        data: the stream, and perhaps more behind it.
+        start: where it begins.
+        meanings: what names stand for, by full name; every other name becomes a `StandIn`.
+        persistent: what persistent ids stand for.
+        limits: what the stream may cost.
+        source: whom to name in errors.
+
+    Returns:
+        The tree, the offset just behind the stream, and every global it names, in order.
+
+    Raises:
+        Corrupt: the stream breaks the rules of pickles, or those of what its names stand for.
+        Unsupported: it refers to things outside the file.
+    """
+    end = vet(data, start, limits=limits, source=source)
+    unpickler = _Unpickler(io.BytesIO(memoryview(data)[start:end]), meanings, persistent, limits)
+    try:
+        tree = unpickler.load()
+    except Corrupt as error:
+        if error.source is None and source is not None:
+            error.source = str(source)
+        raise
+    # The stream drives the unpickler into these by calling what cannot be called, or with wrong arguments.
+    except (pickle.UnpicklingError, TypeError, ValueError, AttributeError, IndexError, KeyError, EOFError,
+            OverflowError, RecursionError) as error:
+        raise Corrupt(
+            f"the pickle stream is damaged: {type(error).__name__}: {error!s:.200}", source=source, offset=start
+        ) from error
+    return tree, end, list(unpickler.named)

@@ -1,0 +1,123 @@
+"""Plain Python values as JSON text and back, exactly: what the formats without a tree carry as metadata.
+
+JSON's own types stand for themselves; everything else is an object with one telling key. A finite float is
+written so that it reads back to the same bits; infinities and NaNs (with payload) by their eight bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import struct
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from typing import Any, Final
+
+from compat.checkpoint import MAX_DEPTH, Path, Size, TensorRecord, TorchValue, path_text
+from compat.errors import Corrupt, Unsupported
+
+EncodeTensor = Callable[[TensorRecord, Path], Any]
+DecodeTensor = Callable[[Any], Any]
+
+
+def encode(node: Any, encode_tensor: EncodeTensor, path: Path = (), open_: frozenset[int] = frozenset()) -> Any:
+    """A tree as JSON values; `encode_tensor` says what stands for a tensor, under the key `tensor`.
+
+    Raises:
+        Unsupported: something in the tree has no exact JSON form.
+    """
+    if node is None or type(node) in (bool, int, str):
+        return node
+    if type(node) is float:
+        return node if math.isfinite(node) else {"float": struct.pack(">d", node).hex()}
+    if isinstance(node, TensorRecord):
+        return {"tensor": encode_tensor(node, path)}
+    if id(node) in open_ or len(path) > MAX_DEPTH:
+        raise Unsupported(
+            f"{path_text(path)} holds itself or nests too deep", feature="containers", paths=[path_text(path)]
+        )
+    inside = open_ | {id(node)}
+
+    def below(value: Any, step: Any) -> Any:
+        return encode(value, encode_tensor, (*path, step), inside)
+
+    if type(node) is list:
+        return [below(value, index) for index, value in enumerate(node)]
+    if isinstance(node, dict) and type(node) in _DICTS:
+        made: dict[str, Any] = {_DICTS[type(node)]: [[below(k, k), below(v, k)] for k, v in dict.items(node)]}
+        if type(node) is OrderedDict and vars(node):
+            made["attributes"] = {name: below(value, f".{name}") for name, value in vars(node).items()}
+        return made
+    if type(node) in _SEQUENCES:
+        return {_SEQUENCES[type(node)]: [below(value, index) for index, value in enumerate(node)]}
+    return _encode_atom(node, path)
+
+
+_DICTS: Final[dict[type, str]] = {dict: "dict", OrderedDict: "odict", Counter: "counter"}
+_SEQUENCES: Final[dict[type, str]] = {tuple: "tuple", set: "set", frozenset: "frozenset", Size: "size"}
+
+
+def _encode_atom(node: Any, path: Path) -> Any:
+    if isinstance(node, (bytes, bytearray)):
+        return {type(node).__name__: base64.b64encode(node).decode("ascii")}
+    if type(node) is complex:
+        return {"complex": struct.pack(">dd", node.real, node.imag).hex()}
+    if isinstance(node, TorchValue):
+        return {"torch": [node.kind, node.name]}
+    raise Unsupported(
+        f"{path_text(path)} is {node!r:.60}",
+        feature="opaque",
+        paths=[path_text(path)],
+        expected="tensors and plain values",
+        hint='Leave it out with allow_loss=["opaque"] (--allow-loss opaque).',
+    )
+
+
+def decode(node: Any, decode_tensor: DecodeTensor, depth: int = 0) -> Any:
+    """The tree that `encode` wrote.
+
+    Raises:
+        Corrupt: the JSON is none of its forms.
+    """
+    if depth > 2 * MAX_DEPTH:
+        raise Corrupt("the carried values nest too deep")
+    if node is None or isinstance(node, (bool, int, float, str)):
+        return node
+    if isinstance(node, list):
+        return [decode(value, decode_tensor, depth + 1) for value in node]
+    kind = next(iter(node), None)
+    decoder = _DECODERS.get(kind) if isinstance(kind, str) else None
+    try:
+        if kind == "tensor":
+            return decode_tensor(node["tensor"])
+        if decoder is None:
+            raise Corrupt(f"a carried value is of the unknown kind {kind!r}")
+        return decoder(node, lambda value: decode(value, decode_tensor, depth + 1))
+    except (TypeError, ValueError, AttributeError, KeyError, struct.error) as error:
+        raise Corrupt(f"a carried value is damaged: {error!s:.120}") from error
+
+
+def _decode_odict(node: Any, below: Callable[[Any], Any]) -> Any:
+    made = OrderedDict((below(key), below(value)) for key, value in node["odict"])
+    vars(made).update({str(name): below(value) for name, value in node.get("attributes", {}).items()})
+    return made
+
+
+def _decode_complex(text: str) -> complex:
+    return complex(*struct.unpack(">dd", bytes.fromhex(text)))
+
+
+_DECODERS: Final[dict[str, Callable[[Any, Callable[[Any], Any]], Any]]] = {
+    "float": lambda node, _: struct.unpack(">d", bytes.fromhex(node["float"]))[0],
+    "dict": lambda node, below: {below(key): below(value) for key, value in node["dict"]},
+    "odict": _decode_odict,
+    "counter": lambda node, below: Counter({below(key): below(value) for key, value in node["counter"]}),
+    "tuple": lambda node, below: tuple(below(value) for value in node["tuple"]),
+    "set": lambda node, below: {below(value) for value in node["set"]},
+    "frozenset": lambda node, below: frozenset(below(value) for value in node["frozenset"]),
+    "size": lambda node, below: Size(below(value) for value in node["size"]),
+    "bytes": lambda node, _: base64.b64decode(node["bytes"], validate=True),
+    "bytearray": lambda node, _: bytearray(base64.b64decode(node["bytearray"], validate=True)),
+    "complex": lambda node, _: _decode_complex(node["complex"]),
+    "torch": lambda node, _: TorchValue(str(node["torch"][0]), str(node["torch"][1])),
+}

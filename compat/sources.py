@@ -1,0 +1,211 @@
+"""Where checkpoints come from: paths, open files and bytes, behind one bounded reader."""
+
+from __future__ import annotations
+
+import io
+import mmap
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Final, Protocol
+
+from compat.data import CHUNK, Buffer
+from compat.errors import Corrupt, Unreadable, Unsupported
+
+HEAD: Final = 4096
+
+
+class Source:
+    """Bytes that can be read at any offset, with a name for messages.
+
+    Attributes:
+        name: what the user called it.
+        size: its length in bytes.
+        path: the file's path; None for open files and bytes.
+    """
+
+    def __init__(self, name: str, size: int, path: Path | None = None) -> None:
+        self.name = name
+        self.size = size
+        self.path = path
+        # What a format found out while it was asked whether the content is its own.
+        self.cache: dict[str, object] = {}
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file; what was opened by the user stays open."""
+
+    def _fill(self, offset: int, target: memoryview) -> int:
+        raise NotImplementedError
+
+    def read_into(self, offset: int, target: memoryview) -> None:
+        """Fill `target` with the bytes at `offset`.
+
+        Raises:
+            Corrupt: the source ends before that.
+        """
+        filled = 0
+        while filled < target.nbytes:
+            count = self._fill(offset + filled, target[filled:])
+            if count <= 0:
+                raise Corrupt(
+                    f"ends at byte {min(self.size, offset + filled):,}",
+                    expected=f"{offset + target.nbytes:,} bytes at least",
+                    source=self.name,
+                    hint="The file is cut short; get it again.",
+                )
+            filled += count
+
+    def read(self, offset: int, size: int) -> bytearray:
+        """Exactly `size` bytes at `offset`.
+
+        Raises:
+            Corrupt: the source ends before that; nothing is allocated then.
+        """
+        if size > self.size - offset:
+            raise Corrupt(
+                f"ends at byte {self.size:,}",
+                expected=f"{offset + size:,} bytes at least",
+                source=self.name,
+                hint="The file is cut short; get it again.",
+            )
+        target = bytearray(size)
+        self.read_into(offset, memoryview(target))
+        return target
+
+    def chunks(self, offset: int, size: int) -> Iterator[Buffer]:
+        """The bytes in pieces of `CHUNK`, all in one reused buffer."""
+        buffer = memoryview(bytearray(min(CHUNK, size)))
+        end = offset + size
+        while offset < end:
+            piece = buffer[: min(CHUNK, end - offset)]
+            self.read_into(offset, piece)
+            yield piece
+            offset += piece.nbytes
+
+    @cached_property
+    def head(self) -> bytes:
+        """The first bytes, at most `HEAD`, by which formats are told apart."""
+        return bytes(self.read(0, min(HEAD, self.size)))
+
+    def map(self) -> mmap.mmap:
+        """The whole file mapped copy-on-write: writing into it changes memory, never the file.
+
+        Raises:
+            Unsupported: the source is no file on disk.
+        """
+        raise Unsupported(
+            "cannot be mapped into memory", feature="mmap", source=self.name, expected="a file on disk"
+        )
+
+
+class FileSource(Source):
+    """A file on disk, read by position, so that concurrent readers do not disturb each other."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        try:
+            if path.is_dir():
+                raise Unreadable(
+                    "is a directory",
+                    source=name,
+                    expected="a checkpoint file",
+                    hint="Name one of the files in it.",
+                )
+            self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+        except FileNotFoundError as error:
+            raise Unreadable("does not exist", source=name, hint="Check the path.") from error
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise Unreadable(f"cannot be opened: {reason}", source=name) from error
+        self._open = True
+        super().__init__(name, os.fstat(self._fd).st_size, path)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._open:
+            self._open = False
+            os.close(self._fd)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _fill(self, offset: int, target: memoryview) -> int:
+        if not self._open:
+            raise Unreadable("was closed before its bytes were read", source=self.name)
+        try:
+            return os.preadv(self._fd, [target], offset)
+        except OSError as error:
+            raise Unreadable(f"cannot be read: {error.strerror}", source=self.name) from error
+
+    def map(self) -> mmap.mmap:
+        """The whole file mapped copy-on-write."""
+        return mmap.mmap(self._fd, 0, access=mmap.ACCESS_COPY)
+
+    @property
+    def fileno(self) -> int:
+        """The open file's descriptor, for copying inside the kernel."""
+        return self._fd
+
+
+class BytesSource(Source):
+    """Bytes in memory, or a file object that is not a plain file on disk, read once."""
+
+    def __init__(self, buffer: Buffer, name: str) -> None:
+        self._view = memoryview(buffer).cast("B")
+        super().__init__(name, self._view.nbytes)
+
+    def _fill(self, offset: int, target: memoryview) -> int:
+        piece = self._view[offset : offset + target.nbytes]
+        target[: piece.nbytes] = piece
+        return piece.nbytes
+
+
+class Readable(Protocol):
+    """A file object open for reading bytes."""
+
+    def read(self, size: int = ..., /) -> bytes:
+        """The next bytes."""
+        ...
+
+
+SourceLike = str | os.PathLike[str] | Buffer | BinaryIO | Readable | Source
+
+
+def open_source(src: SourceLike) -> Source:
+    """A bounded reader of a path, a file object (from its position on) or bytes.
+
+    Raises:
+        Unreadable: there is nothing to read there.
+        TypeError: `src` is none of these.
+    """
+    if isinstance(src, Source):
+        return src
+    if isinstance(src, (str, os.PathLike)):
+        return FileSource(Path(src), os.fspath(src))
+    if isinstance(src, (bytes, bytearray, memoryview)):
+        return BytesSource(src, f"<{len(src):,} bytes>")
+    if isinstance(src, io.BytesIO):
+        return BytesSource(bytes(src.getbuffer()[src.tell() :]), "<BytesIO>")
+    if callable(getattr(src, "read", None)):
+        name = getattr(src, "name", None)
+        content: Any = src.read()
+        if not isinstance(content, bytes):
+            raise Unreadable(
+                f"is open as text: read() gave {type(content).__name__}",
+                source=name or "<file object>",
+                hint='Open it with mode "rb".',
+            )
+        return BytesSource(content, str(name or "<file object>"))
+    raise TypeError(
+        f"cannot read a checkpoint from {type(src).__name__}; expected a path, a file object open for reading "
+        "bytes, or bytes"
+    )
