@@ -321,7 +321,13 @@ def step_text(step: Any) -> str:
 
 def path_text(path: Path) -> str:
     """A path as people write it: `state_dict.conv1.weight`, `optimizer.state.0.exp_avg`."""
-    return ".".join(step_text(step) for step in path) if path else "(the whole file)"
+    if not path:
+        return "(the whole file)"
+    text = ""
+    for step in path:
+        shown = step_text(step) or "''"
+        text += shown if isinstance(step, Attribute) or not text else f".{shown}"
+    return text
 
 
 def name_paths(paths: Sequence[Path]) -> dict[str, Path]:

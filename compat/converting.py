@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -12,6 +12,7 @@ from typing import IO
 from compat import formats
 from compat.atomic import atomic_target, check_target
 from compat.checkpoint import Checkpoint
+from compat.data import Buffer
 from compat.diffing import diff
 from compat.errors import Mismatch, Unsupported
 from compat.formats import WriteOptions, Written
@@ -63,6 +64,7 @@ def convert(
     allow_loss: Collection[str] = (),
     verify: bool = True,
     overwrite: bool = False,
+    progress: Callable[[int], None] | None = None,
 ) -> Conversion:
     """Write a checkpoint again in another format; tensors are streamed and never held in memory.
 
@@ -73,6 +75,7 @@ def convert(
         allow_loss: what the target may lose: `aliasing`, `dtype` (kept as raw bits that only compat restores).
         verify: read the target back and compare it with the source before it takes its place.
         overwrite: replace an existing file.
+        progress: called with the number of bytes whenever some were written.
 
     Raises:
         Unsupported: the target's format cannot hold the content; nothing is written then.
@@ -91,7 +94,7 @@ def convert(
     check_target(target, overwrite=overwrite)
     with open_checkpoint(src) as checkpoint, atomic_target(target, overwrite=overwrite) as file:
         options = WriteOptions(name=target.stem or "archive", allow_loss=frozenset(allow_loss))
-        written = write(chosen, checkpoint, file, options)
+        written = write(chosen, checkpoint, _Counted(file, progress) if progress else file, options)
         file.flush()
         if verify:
             _verify(checkpoint, file, written)
@@ -108,6 +111,21 @@ def convert(
             verified=verify,
             seconds=time.perf_counter() - started,
         )
+
+
+class _Counted:
+    """A file that tells how much was written to it."""
+
+    def __init__(self, file: IO[bytes], progress: Callable[[int], None]) -> None:
+        self._file = file
+        self._progress = progress
+        self.seek = file.seek
+
+    def write(self, piece: Buffer) -> int:
+        """Write, and tell."""
+        count = self._file.write(piece)
+        self._progress(count)
+        return count
 
 
 def _verify(checkpoint: Checkpoint, file: IO[bytes], written: Written) -> None:

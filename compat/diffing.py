@@ -117,8 +117,11 @@ class _Comparer:
             self._tensor(left, right, path)
             return
         if type(left) is not type(right):
+            if not any(isinstance(left, kind) and isinstance(right, kind) for kind in (dict, (list, tuple))):
+                self._one_sided(left, path, left=True)
+                self._one_sided(right, path, left=False)
+                return
             self._extra(path, "type", describe(left), describe(right))
-            return
         if (id(left), id(right)) in self.seen:
             return
         below_left, below_right = dict(_steps(left)), dict(_steps(right))

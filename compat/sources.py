@@ -111,6 +111,8 @@ class Source:
 class FileSource(Source):
     """A file on disk, read by position, so that concurrent readers do not disturb each other."""
 
+    _open = False
+
     def __init__(self, path: Path, name: str) -> None:
         try:
             if path.is_dir():

@@ -1,0 +1,1 @@
+"""Prove, cell by cell, what survives saving, loading and converting."""
