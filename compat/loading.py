@@ -7,8 +7,10 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from compat import composites
 from compat.checkpoint import (
     Checkpoint,
+    Composite,
     GlobalRef,
     Opaque,
     Path,
@@ -21,7 +23,7 @@ from compat.checkpoint import (
     walk,
 )
 from compat.data import FileData, read
-from compat.dtypes import DTYPES, QUANTIZED
+from compat.dtypes import DTYPES
 from compat.errors import CompatError, Corrupt, MissingDependency, UnsafeGlobals, Unsupported
 from compat.formats import detect
 from compat.sources import FileSource, SourceLike, open_source
@@ -87,7 +89,7 @@ def load(
         raise ValueError(f'on_unknown is {on_unknown!r}; expected "refuse" or "keep"')
     source = open_source(src)
     with source:
-        if not weights_only and detect(source).name.startswith("torch"):
+        if not weights_only and detect(source).unpickles:
             return _load_unsafe(src, map_location, mmap=mmap)
         with open_checkpoint(source) as checkpoint:
             return materialize(checkpoint, map_location, mmap=bool(mmap), on_unknown=on_unknown)
@@ -97,7 +99,15 @@ def _load_unsafe(src: SourceLike, map_location: MapLocation, *, mmap: bool | Non
     """The one door to real unpickling; it is torch's own."""
     torch = import_torch("weights_only=False")
     options = {"mmap": True} if mmap else {}
-    return torch.load(src, map_location=map_location, weights_only=False, **options)
+    target = src.name if isinstance(src, FileSource) else src
+    try:
+        return torch.load(target, map_location=map_location, weights_only=False, **options)
+    except Exception as error:  # the file's own code runs here, and may raise anything
+        raise Unsupported(
+            f"torch could not unpickle it: {type(error).__name__}: {error!s:.300}",
+            feature="unpickling",
+            source=target if isinstance(target, str) else None,
+        ) from error
 
 
 def import_torch(needed_for: str) -> Any:
@@ -232,8 +242,6 @@ class Materializer:
 
     def _tensor(self, node: TensorRecord, path: Path) -> Any:
         torch = self.torch
-        if node.dtype in QUANTIZED:
-            raise Unsupported(f"{path_text(path)} is quantized ({node.dtype})", feature="quantized", paths=[path_text(path)])
         dtype = self.dtype(node.dtype, path)
         storage = self.storage(node.storage, node.dtype)
         with torch.no_grad():
@@ -255,6 +263,23 @@ class Materializer:
                 if isinstance(name, str):
                     setattr(made, name, self.tree(value, (*path, name)))
         return made
+
+    def _composite(self, node: Composite, path: Path) -> Any:
+        parts = {
+            name: value if name == "data" else self.tree(value, (*path, name)) for name, value in node.parts.items()
+        }
+
+        def fill(empty: Any) -> Any:
+            data: TensorRecord = parts["data"]
+            storage = self.storage(data.storage, data.dtype)
+            if storage.device != empty.device:
+                empty = empty.to(storage.device)
+            return empty.set_(storage, data.storage_offset, data.shape, data.stride)
+
+        made = composites.live(self.torch, node.kind, parts, fill)
+        if node.parameter:
+            return self.torch.nn.Parameter(made, requires_grad=node.requires_grad)
+        return made.requires_grad_() if node.requires_grad else made
 
     def storage(self, record: StorageRecord, dtype: str) -> Any:
         """The live untyped storage, on the device that `map_location` asks for."""
@@ -305,6 +330,7 @@ _BUILDERS: Final[Mapping[type, Callable[[Materializer, Any, Path], Any]]] = {
     Opaque: Materializer._opaque,  # noqa: SLF001
     StorageRef: Materializer._storage_ref,  # noqa: SLF001
     TensorRecord: Materializer._tensor,  # noqa: SLF001
+    Composite: Materializer._composite,  # noqa: SLF001
 }
 
 

@@ -13,7 +13,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any, Final
 
-from compat.checkpoint import MAX_DEPTH, Path, Size, TensorRecord, TorchValue, path_text
+from compat.checkpoint import MAX_DEPTH, Composite, Path, Size, TensorRecord, TorchValue, path_text
 from compat.errors import Corrupt, Unsupported
 
 EncodeTensor = Callable[[TensorRecord, Path], Any]
@@ -32,6 +32,9 @@ def encode(node: Any, encode_tensor: EncodeTensor, path: Path = (), open_: froze
         return node if math.isfinite(node) else {"float": struct.pack(">d", node).hex()}
     if isinstance(node, TensorRecord):
         return {"tensor": encode_tensor(node, path)}
+    if isinstance(node, Composite):
+        facts = {"kind": node.kind, "requires_grad": node.requires_grad, "parameter": node.parameter}
+        return {"composite": facts, "parts": {n: encode(v, encode_tensor, (*path, n)) for n, v in node.parts.items()}}
     if id(node) in open_ or len(path) > MAX_DEPTH:
         raise Unsupported(
             f"{path_text(path)} holds itself or nests too deep", feature="containers", paths=[path_text(path)]
@@ -119,5 +122,8 @@ _DECODERS: Final[dict[str, Callable[[Any, Callable[[Any], Any]], Any]]] = {
     "bytes": lambda node, _: base64.b64decode(node["bytes"], validate=True),
     "bytearray": lambda node, _: bytearray(base64.b64decode(node["bytearray"], validate=True)),
     "complex": lambda node, _: _decode_complex(node["complex"]),
+    "composite": lambda node, below: Composite(
+        **node["composite"], parts={str(name): below(value) for name, value in node["parts"].items()}
+    ),
     "torch": lambda node, _: TorchValue(str(node["torch"][0]), str(node["torch"][1])),
 }

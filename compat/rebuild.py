@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from compat.checkpoint import (
     MAX_DEPTH,
+    Composite,
     GlobalRef,
     Opaque,
     Size,
@@ -21,6 +22,7 @@ from compat.checkpoint import (
     TensorRecord,
     TorchValue,
 )
+from compat.composites import FROM_CALL
 from compat.dtypes import BY_STORAGE, DTYPES
 from compat.errors import Corrupt, Unsupported
 from compat.pickles.reader import Meaning, StandIn
@@ -100,13 +102,16 @@ def _rebuild_tensor_v3(
     return _tensor(storage, offset, size, stride, requires_grad, _dtype_name(dtype), metadata)
 
 
-def _rebuild_parameter(data: Any, requires_grad: Any, _hooks: Any) -> TensorRecord:
+def _rebuild_parameter(data: Any, requires_grad: Any, _hooks: Any) -> TensorRecord | Composite:
+    if isinstance(data, Composite):
+        return replace(data, parameter=True, requires_grad=bool(requires_grad))
     _expect(data, TensorRecord, "a parameter's data")
     return replace(data, kind="parameter", requires_grad=bool(requires_grad))
 
 
 def _rebuild_parameter_with_state(data: Any, requires_grad: Any, hooks: Any, state: Any) -> TensorRecord:
-    return replace(_rebuild_parameter(data, requires_grad, hooks), attributes=state)
+    _expect(data, TensorRecord, "a parameter's data")
+    return replace(data, kind="parameter", requires_grad=bool(requires_grad), attributes=state)
 
 
 def _rebuild_from_type(call: Any, kind: Any, args: Any, state: Any) -> Any:
@@ -216,6 +221,7 @@ _CALLS: Final = {
     "torch._utils._rebuild_parameter_with_state": _rebuild_parameter_with_state,
     "torch._utils._rebuild_meta_tensor_no_storage": _rebuild_meta_tensor,
     "torch._tensor._rebuild_from_type_v2": _rebuild_from_type,
+    **FROM_CALL,
     "torch.device": _device,
     "torch.Size": _size,
     "torch.serialization._get_layout": _layout,

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from pathlib import Path as FilePath
 from typing import Any, Final
 
-from compat import formats
+from compat import composites, formats
 from compat.atomic import atomic_target, check_target, write_to
 from compat.checkpoint import (
     MAX_DEPTH,
     Checkpoint,
+    Composite,
     GlobalRef,
     Opaque,
     Path,
@@ -56,7 +57,7 @@ def save(obj: Any, dst: Any, *, format: str | None = None, overwrite: bool = Fal
         with atomic_target(target, overwrite=overwrite) as file:
             return write(chosen, checkpoint, file, WriteOptions(name=target.stem or "archive"))
     buffer = io.BytesIO()
-    written = write(formats.get(format or "torch-zip"), capture(obj), buffer, WriteOptions())
+    written = write(formats.get(format or formats.DEFAULT), capture(obj), buffer, WriteOptions())
     write_to(dst, buffer)
     return written
 
@@ -154,12 +155,9 @@ class _Capturer:
     def _set(self, node: Any, path: Path) -> Any:
         return type(node)(self.tree(value, path) for value in node)
 
-    def _tensor(self, tensor: Any, path: Path) -> TensorRecord:
+    def _tensor(self, tensor: Any, path: Path) -> TensorRecord | Composite:
         torch = self.torch
         where = path_text(path)
-        if tensor.layout != torch.strided or tensor.is_quantized or getattr(tensor, "is_nested", False):
-            what = "quantized" if tensor.is_quantized else "nested" if tensor.layout == torch.strided else "sparse"
-            raise Unsupported(f"{where} is a {what} tensor", feature=what, paths=[where], expected="a strided tensor")
         if type(tensor) not in (torch.Tensor, torch.nn.Parameter, getattr(torch.nn, "Buffer", None)):
             raise Unsupported(
                 f"{where} is a {type(tensor).__module__}.{type(tensor).__qualname__}",
@@ -167,6 +165,24 @@ class _Capturer:
                 paths=[where],
                 expected="a plain torch.Tensor or Parameter",
             )
+        made = composites.take_apart(torch, tensor)
+        if made is not None:
+            return self._composite(tensor, *made, path)
+        return self._record(tensor, path)
+
+    def _composite(self, tensor: Any, kind: str, parts: dict[str, Any], path: Path) -> Composite:
+        return Composite(
+            kind=kind,
+            parts={
+                name: self._record(value, path) if name == "data" else self.tree(value, (*path, name))
+                for name, value in parts.items()
+            },
+            requires_grad=tensor.requires_grad,
+            parameter=isinstance(tensor, self.torch.nn.Parameter),
+        )
+
+    def _record(self, tensor: Any, path: Path) -> TensorRecord:
+        torch, where = self.torch, path_text(path)
         name = str(tensor.dtype).removeprefix("torch.")
         if name not in DTYPES:
             raise Unsupported(f"{where} has dtype {name}", feature="dtype", paths=[where])

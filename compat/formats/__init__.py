@@ -15,6 +15,9 @@ from compat.formats._diagnosis import diagnose
 from compat.formats._format import Capabilities, Format, WriteOptions, Written
 from compat.sources import Source
 
+# What is written where nothing says which format: to a file object, for instance.
+DEFAULT: Final = "torch-zip"
+
 # Name → module, in alphabetical order; modules are imported when their format is asked for.
 _MODULES: Final = {
     "safetensors": "compat.formats.safetensors",
@@ -60,18 +63,16 @@ def detect(source: Source) -> Format:
     raise diagnose(source, names())
 
 
-def for_target(path: PurePath, default: str = "torch-zip") -> Format:
+def for_target(path: PurePath) -> Format:
     """The format that a new file's suffix asks for.
 
     Raises:
         Unsupported: the suffix belongs to no format that can be written.
     """
     for candidate in all_formats():
-        if path.suffix.lower() in candidate.suffixes and candidate.write is not None and candidate.name != "torch-legacy":
+        if path.suffix.lower() in candidate.asked_by:
             return candidate
-    if path.suffix.lower() in {"", ".pt", ".pth", ".bin", ".ckpt", ".th", ".pkl", ".tar"}:
-        return get(default)
-    known = sorted({suffix for candidate in all_formats() for suffix in candidate.suffixes})
+    known = sorted({suffix for candidate in all_formats() for suffix in candidate.asked_by})
     raise Unsupported(
         f"the suffix {path.suffix!r} says no format",
         feature="format",
@@ -82,6 +83,7 @@ def for_target(path: PurePath, default: str = "torch-zip") -> Format:
 
 
 __all__ = [
+    "DEFAULT",
     "Capabilities",
     "Format",
     "WriteOptions",

@@ -87,10 +87,12 @@ class Format:
     Attributes:
         name: its name.
         summary: what writes it, in a few words.
-        suffixes: usual file suffixes, the first one for new files. A suffix never decides on reading.
+        suffixes: usual file suffixes. A suffix never decides on reading.
+        asked_by: the suffixes by which a new file asks for this format.
         detect: whether a source's content has this layout, judged by a bounded part of it.
         open: read everything but the tensors' bytes.
         write: write a checkpoint; None where the format is only read.
+        unpickles: whether `torch.load(weights_only=False)` would execute what such a file says.
         capabilities: what it keeps.
     """
 
@@ -100,4 +102,6 @@ class Format:
     detect: Callable[[Source], bool]
     open: Callable[[Source], Checkpoint]
     write: Callable[[Checkpoint, BinaryIO, WriteOptions], Written] | None = None
+    asked_by: tuple[str, ...] = ()
+    unpickles: bool = False
     capabilities: Capabilities

@@ -169,6 +169,7 @@ FORMAT = Format(
     name="safetensors",
     summary="the safetensors library, and compat",
     suffixes=(".safetensors",),
+    asked_by=(".safetensors",),
     detect=_detect,
     open=_open,
     write=_write,

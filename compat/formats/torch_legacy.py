@@ -198,6 +198,7 @@ FORMAT = Format(
     name="torch-legacy",
     summary="torch.save up to 1.5, and with _use_new_zipfile_serialization=False",
     suffixes=(".pt", ".pth", ".th"),
+    unpickles=True,
     detect=_detect,
     open=_open,
     write=_write,

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from compat.checkpoint import (
     MAX_DEPTH,
+    Composite,
     GlobalName,
     GlobalRef,
     Opaque,
@@ -24,6 +25,7 @@ from compat.checkpoint import (
     TorchValue,
     path_text,
 )
+from compat.composites import to_call
 from compat.dtypes import DTYPES
 from compat.errors import Unsupported
 
@@ -259,6 +261,20 @@ class PickleWriter:
             self._out.append(b"R")
         self._remember(node)
 
+    def _composite(self, node: Composite, path: tuple[Any, ...]) -> None:
+        name, args = to_call(node)
+        if node.parameter:
+            self._global("torch._utils._rebuild_parameter")
+            self._out.append(b"(")
+        self._global(name)
+        self._tensor_args(args, path)
+        self._out.append(b"R")
+        if node.parameter:
+            self._save(node.requires_grad, path)
+            self._save(OrderedDict(), path)
+            self._out.append(b"tR")
+        self._remember(node)
+
     def _parameter(self, node: TensorRecord, path: tuple[Any, ...]) -> None:
         self._global("torch._utils._rebuild_parameter" + ("_with_state" if node.attributes else ""))
         self._out.append(b"(")
@@ -341,4 +357,5 @@ _SAVERS: Final[dict[type, Callable[[PickleWriter, Any, tuple[Any, ...]], None]]]
     Opaque: PickleWriter._opaque,  # noqa: SLF001
     StorageRef: PickleWriter._storage_ref,  # noqa: SLF001
     TensorRecord: PickleWriter._tensor,  # noqa: SLF001
+    Composite: PickleWriter._composite,  # noqa: SLF001
 }
