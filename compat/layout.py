@@ -76,6 +76,8 @@ class Layout:
 def flip_signs(elements: Buffer, record: TensorRecord) -> Buffer:
     """Apply a tensor's conjugate and negative bits to its bytes; doing it twice gives them back."""
     dtype = DTYPES[record.dtype]
+    if "int" in record.dtype:
+        return _negate(elements, dtype.itemsize)
     sign = bytes(dtype.component - 1) + b"\x80"
     keep = bytes(dtype.component)
     if dtype.itemsize == dtype.component:
@@ -85,6 +87,13 @@ def flip_signs(elements: Buffer, record: TensorRecord) -> Buffer:
     size = memoryview(elements).nbytes
     mask = unit * (size // len(unit))
     return (int.from_bytes(elements, "little") ^ int.from_bytes(mask, "little")).to_bytes(size, "little")
+
+
+def _negate(elements: Buffer, width: int) -> bytes:
+    """Two's complement, element by element: the negative bit of whole numbers."""
+    data, modulus = bytes(elements), 1 << (8 * width)
+    numbers = (int.from_bytes(data[at : at + width], "little") for at in range(0, len(data), width))
+    return b"".join((-number % modulus).to_bytes(width, "little") for number in numbers)
 
 
 class _Planner:

@@ -1,0 +1,199 @@
+"""The checks: what is done in a cell with one example, and what came of it.
+
+`roundtrip`: a state is written by one implementation and read back by another, by the modes of the cell.
+Compared: everything a spec holds, and for modules the outputs of a fresh module with the loaded state, bit by
+bit. Not compared: what the file looks like inside, and the time it takes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import torch
+
+from matrix.cells import Cell
+from matrix.examples import Example
+from matrix.implementations import IMPLEMENTATIONS, Implementation, ReadMode, WriteMode
+from matrix.outcomes import Outcome
+from matrix.projections import dense
+from matrix.spec import CheckpointSpec, compare
+from matrix.tensors import build, describe
+
+# What is not compared when a state comes back without data.
+_META_IGNORES: Final = frozenset({"bytes", "storage-bytes"})
+
+
+class Bench:
+    """The work on one example: states are built and files are written once, for all cells that share them.
+
+    Args:
+        example: what is tried; folder: where files go.
+        suffixes: format → suffix of its files; keeps_hidden: the formats that keep bytes no tensor shows.
+        implementations: who writes and reads; other ones stand in for them in tests.
+    """
+
+    def __init__(
+        self,
+        example: Example,
+        folder: Path,
+        *,
+        suffixes: Mapping[str, str],
+        keeps_hidden: frozenset[str],
+        projected: frozenset[str],
+        implementations: Mapping[str, Implementation] = IMPLEMENTATIONS,
+    ) -> None:
+        self.example = example
+        self.folder = folder
+        self.suffixes = suffixes
+        self.keeps_hidden = keeps_hidden
+        self.projected = projected
+        self.implementations = implementations
+        self._states: dict[str, Any] = {}
+        self._written: dict[tuple[str, ...], Path | Outcome] = {}
+        self._outputs: list[torch.Tensor] | None = None
+
+    def close(self) -> None:
+        """Remove the files."""
+        for path in self._written.values():
+            if isinstance(path, Path):
+                path.unlink(missing_ok=True)
+
+    def prefixed(self, prefix: str) -> CheckpointSpec:
+        """The example's spec with a prefix in front of every key."""
+        if prefix == "plain":
+            return self.example.spec
+        return self.example.spec.rename_keys(lambda key: prefix + key)
+
+    def state(self, prefix: str) -> Any:
+        """The live state."""
+        if prefix not in self._states:
+            self._states[prefix] = build(self.prefixed(prefix))
+        return self._states[prefix]
+
+    def written(self, cell: Cell) -> Path | Outcome:
+        """The file of a cell, or what came of writing it."""
+        key = (cell["format"], cell["writer"], cell["protocol"], cell["prefix"])
+        if key not in self._written:
+            path = self.folder / f"{len(self._written)}{self.suffixes[cell['format']]}"
+            writer = self.implementations[cell["writer"]]
+            mode = WriteMode(format=cell["format"], protocol=int(cell["protocol"].removeprefix("p")))
+            try:
+                writer.write(self.state(cell["prefix"]), path, mode)
+                self._written[key] = path
+            except BaseException as error:  # noqa: BLE001 - whatever is raised is the outcome
+                self._written[key] = failure(error, writer, "write")
+        return self._written[key]
+
+    def outputs(self) -> list[torch.Tensor]:
+        """What the example's own module puts out."""
+        if self._outputs is None:
+            if self.example.fresh is None or self.example.forward is None:
+                return []
+            self._outputs = self.example.forward(self.example.fresh())
+        return self._outputs
+
+
+def failure(error: BaseException, who: Implementation, stage: str) -> Outcome:
+    """The outcome of an exception: a refusal where it says no, a crash where it is anything else."""
+    if isinstance(error, KeyboardInterrupt):
+        raise error
+    if isinstance(error, TimeoutError):
+        return Outcome(kind="timeout", stage=stage, message=str(error))
+    lines = str(error).splitlines()
+    return Outcome(
+        kind="refused" if who.refuses(error) else "crashed",
+        stage=stage,
+        message=lines[0][:300] if lines else "",
+        error_type=type(error).__name__,
+    )
+
+
+def roundtrip(cell: Cell, bench: Bench) -> Outcome:
+    """Write and read back one example."""
+    path = bench.written(cell)
+    if isinstance(path, Outcome):
+        return path
+    reader = bench.implementations[cell["reader"]]
+    mode = ReadMode(
+        weights_only=cell["weights_only"] == "wo",
+        mmap=cell["mmap"] == "mmap",
+        map_location=cell["map_location"],
+    )
+    try:
+        loaded = reader.read(path, mode)
+        if cell["prefix"] != "plain":
+            loaded = stripped(loaded)
+    except BaseException as error:  # noqa: BLE001 - whatever is raised is the outcome
+        return failure(error, reader, "read")
+    expected, ignored = promised(cell, bench)
+    differences = compare(expected, describe(loaded), ignore=ignored)
+    if differences:
+        return Outcome(
+            kind="mismatch",
+            stage="compare",
+            message=str(differences[0])[:400],
+            facets=tuple(sorted({difference.facet for difference in differences})),
+        )
+    if mode.map_location == "meta":
+        return Outcome(kind="ok")
+    return forwarded(loaded, bench)
+
+
+def stripped(loaded: Any) -> Any:
+    """A loaded state without the wrappers' prefix, as a user gets it from compat."""
+    import compat
+
+    return compat.strip_prefix(loaded) if isinstance(loaded, dict) else loaded
+
+
+def promised(cell: Cell, bench: Bench) -> tuple[CheckpointSpec, frozenset[str]]:
+    """What must come back, and the facets in which nothing is promised."""
+    expected, ignored = bench.example.spec, frozenset[str]()
+    foreign = cell["reader"] != "compat" and cell["format"] in bench.projected
+    if foreign and cell["writer"] == "compat":
+        # Another reader finds the arrays; the tree around them is compat's.
+        expected, ignored = dense(expected), frozenset({"key-order"})
+    if cell["format"] not in bench.keeps_hidden:
+        ignored |= {"storage-bytes"}
+    if cell["map_location"] == "meta":
+        storages = tuple(replace(storage, data=b"", device="meta") for storage in expected.storages)
+        expected, ignored = CheckpointSpec(storages=storages, tree=expected.tree), ignored | _META_IGNORES
+    return expected, ignored
+
+
+def forwarded(loaded: Any, bench: Bench) -> Outcome:
+    """Load a state into a fresh module and compare its outputs, bit by bit."""
+    example = bench.example
+    if example.fresh is None or example.forward is None:
+        return Outcome(kind="ok")
+    try:
+        module = blank(example.fresh())
+        module.load_state_dict(loaded)
+        seen, expected = example.forward(module), bench.outputs()
+    except Exception as error:  # noqa: BLE001 - whatever is raised is the outcome
+        return Outcome(kind="crashed", stage="forward", message=str(error)[:300], error_type=type(error).__name__)
+    differences = compare(describe(expected), describe(seen))
+    if differences:
+        return Outcome(
+            kind="mismatch", stage="forward", message=str(differences[0])[:400], facets=("forward",)
+        )
+    return Outcome(kind="ok")
+
+
+def blank(module: torch.nn.Module) -> torch.nn.Module:
+    """A module whose state was overwritten, so that what is not loaded shows in its outputs."""
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for tensor in module.state_dict().values():
+            if isinstance(tensor, torch.Tensor):
+                tensor.zero_()
+    return module
+
+
+CHECKS: Final[Mapping[str, Callable[[Cell, Bench], Outcome]]] = MappingProxyType({"roundtrip": roundtrip})
+

@@ -1,0 +1,166 @@
+"""One example of a content: a spec, and for modules what is needed to run them."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from matrix.drawing import CONTENTS, MODULE_FAMILIES, SeededChoices, draw_module
+from matrix.modules import build_module, example_inputs
+from matrix.modules import forward as run_module
+from matrix.spec import ITEMSIZES, CheckpointSpec, DictNode, ODictNode, TensorNode
+from matrix.tensors import describe
+
+MODULE_PREFIX = "module-"
+
+
+class ExampleError(Exception):
+    """A model factory or a checkpoint file that gives no example."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """What one round of a content tries.
+
+    Attributes:
+        content: the content's name; seed: what it was drawn with.
+        spec: the state, as the truth it is judged by.
+        fresh: makes another instance of the module, to load the state into; None for bare states.
+        forward: runs a module on this example's inputs and gives its outputs.
+    """
+
+    content: str
+    seed: int
+    spec: CheckpointSpec
+    fresh: Callable[[], torch.nn.Module] | None = None
+    forward: Callable[[torch.nn.Module], list[torch.Tensor]] | None = None
+
+
+def contents() -> tuple[str, ...]:
+    """The names of everything that can be drawn."""
+    return (*CONTENTS, *(MODULE_PREFIX + family for family in MODULE_FAMILIES))
+
+
+def draw(content: str, seed: int) -> Example:
+    """The example of a content that a seed stands for."""
+    choices = SeededChoices(seed)
+    if content not in CONTENTS:
+        return module_example(draw_module(choices, content.removeprefix(MODULE_PREFIX)), content, seed)
+    return Example(content=content, seed=seed, spec=CONTENTS[content].draw(choices).normalized())
+
+
+def module_example(module_spec: Any, content: str, seed: int) -> Example:
+    """An example of a drawn module."""
+    inputs = example_inputs(module_spec)
+    return Example(
+        content=content,
+        seed=seed,
+        spec=describe(build_module(module_spec).state_dict()),
+        fresh=lambda: build_module(module_spec),
+        forward=lambda module: run_module(module, inputs),
+    )
+
+
+def from_factory(text: str, seed: int) -> Example:
+    """An example of the user's own module.
+
+    Args:
+        text: `package.module:factory`, a callable without arguments that returns a module. Where the
+            module has `example_inputs()`, it is also run.
+        seed: what torch's generator is seeded with before the factory is called.
+
+    Raises:
+        ExampleError: there is no such factory, it raises, or it returns no module.
+    """
+    package, colon, name = text.partition(":")
+    if not colon or not package or not name:
+        raise ExampleError(f"--model is {text!r}; expected package.module:factory")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        factory = importlib.import_module(package)
+        for part in name.split("."):
+            factory = getattr(factory, part)
+    except Exception as error:  # the user's module may raise anything
+        raise ExampleError(f"{text} cannot be imported: {type(error).__name__}: {error}") from error
+
+    def fresh() -> torch.nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            try:
+                made = factory()  # type: ignore[operator]  # checked by what it returns
+            except Exception as error:  # the user's factory may raise anything
+                raise ExampleError(f"{text} raised {type(error).__name__}: {error}") from error
+        if not isinstance(made, torch.nn.Module):
+            raise ExampleError(f"{text} returned a {type(made).__name__}; expected a torch.nn.Module")
+        return made
+
+    module = fresh()
+    inputs = getattr(module, "example_inputs", None)
+    example = tuple(inputs()) if callable(inputs) else ()
+    return Example(
+        content="model",
+        seed=seed,
+        spec=describe(module.state_dict()),
+        fresh=fresh,
+        forward=(lambda m: run_module(m, example)) if example else None,
+    )
+
+
+def from_file(path: Path) -> Example:
+    """An example of a real checkpoint; torch or safetensors says what it holds, not compat.
+
+    Raises:
+        ExampleError: neither can read it.
+    """
+    if not path.is_file():
+        raise ExampleError(f"{path} is a directory; expected a file" if path.is_dir() else f"{path} does not exist")
+    try:
+        with path.open("rb") as file:
+            is_safetensors = file.read(9)[8:] == b"{"
+        if is_safetensors:
+            from safetensors.torch import load_file
+
+            state: Any = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever the independent reader says, there is no truth to judge by
+        reason = str(error).splitlines()[0][:200] if str(error) else ""
+        raise ExampleError(
+            f"{path} cannot be read by an independent reader, so there is nothing to judge by "
+            f"({type(error).__name__}: {reason}). Try `compat inspect {path}`"
+        ) from error
+    return Example(content="state", seed=0, spec=describe(state).normalized())
+
+
+def features(spec: CheckpointSpec) -> tuple[str, ...]:
+    """The contents whose expectations a state shares, judged by what it holds."""
+    found = ["plain"]
+    tensors = [tensor for _, tensor in spec.tensors()]
+    found += [f"dtype-{name}" for name in ITEMSIZES if any(t.dtype == name for t in tensors)]
+    tree = spec.tree
+    if isinstance(tree, DictNode) and not all(isinstance(value, TensorNode) for _, value in tree.items):
+        found.append("extras-json")
+    if len({t.storage for t in tensors}) < len(tensors):
+        found.append("shared-storage")
+    if any(not _is_contiguous(t) for t in tensors):
+        found.append("noncontiguous")
+    if not (isinstance(tree, ODictNode) and tree.metadata is not None):
+        found.remove("plain")
+        found.append("no-metadata")
+    return tuple(found)
+
+
+def _is_contiguous(tensor: TensorNode) -> bool:
+    expected = 1
+    for size, step in zip(reversed(tensor.shape), reversed(tensor.stride), strict=True):
+        if size not in (0, 1) and step != expected:
+            return False
+        expected *= max(size, 1)
+    return True

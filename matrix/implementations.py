@@ -1,0 +1,137 @@
+"""Who writes and who reads in a cell: this torch, compat, the safetensors library.
+
+Each is called the way its users call it. What it raises is told apart here: a refusal is an error that says
+no; anything else is a crash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import torch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteMode:
+    """How a cell writes.
+
+    Attributes:
+        format: the format's name; protocol: the pickle protocol, for formats that have one.
+    """
+
+    format: str
+    protocol: int = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadMode:
+    """How a cell reads.
+
+    Attributes:
+        map_location: the axis value's id; `MAP_LOCATIONS` says what is passed for it.
+    """
+
+    weights_only: bool = True
+    mmap: bool = False
+    map_location: str = "none"
+
+
+# What is passed as map_location for each value of the axis.
+MAP_LOCATIONS: Final[MappingProxyType[str, Any]] = MappingProxyType(
+    {
+        "none": None,
+        "cpu": "cpu",
+        "device": torch.device("cpu"),
+        "dict": {"cpu": "cpu"},
+        "callable": lambda storage, _location: storage,
+        "meta": "meta",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Implementation:
+    """One writer and reader.
+
+    Attributes:
+        name: its id on the axes; write, read: what it does (None where it does not).
+        refuses: the exceptions by which it says no.
+    """
+
+    name: str
+    write: Callable[[Any, Path, WriteMode], None]
+    read: Callable[[Path, ReadMode], Any]
+    refuses: Callable[[BaseException], bool]
+
+
+def _torch_write(state: Any, path: Path, mode: WriteMode) -> None:
+    torch.save(
+        state,
+        path,
+        pickle_protocol=mode.protocol,
+        _use_new_zipfile_serialization=mode.format == "torch-zip",
+    )
+
+
+def _torch_read(path: Path, mode: ReadMode) -> Any:
+    options: dict[str, Any] = {"mmap": True} if mode.mmap else {}
+    return torch.load(
+        path, map_location=MAP_LOCATIONS[mode.map_location], weights_only=mode.weights_only, **options
+    )
+
+
+def _compat_write(state: Any, path: Path, mode: WriteMode) -> None:
+    import compat
+
+    compat.save(state, path, format=mode.format, overwrite=True)
+
+
+def _compat_read(path: Path, mode: ReadMode) -> Any:
+    import compat
+
+    return compat.load(
+        path,
+        MAP_LOCATIONS[mode.map_location],
+        weights_only=mode.weights_only,
+        mmap=mode.mmap,
+    )
+
+
+def _compat_refuses(error: BaseException) -> bool:
+    from compat.errors import CompatError
+
+    return isinstance(error, CompatError)
+
+
+def _safetensors_write(state: Any, path: Path, mode: WriteMode) -> None:
+    from safetensors.torch import save_file
+
+    del mode  # the format has no variants
+    save_file(state, path)
+
+
+def _safetensors_read(path: Path, mode: ReadMode) -> Any:
+    from safetensors.torch import load_file
+
+    device = MAP_LOCATIONS[mode.map_location]
+    return load_file(path, device="cpu" if device is None else str(device))
+
+
+def _any_exception(error: BaseException) -> bool:
+    return isinstance(error, Exception) and not isinstance(error, (MemoryError, RecursionError))
+
+
+IMPLEMENTATIONS: Final[MappingProxyType[str, Implementation]] = MappingProxyType(
+    {
+        "torch": Implementation(name="torch", write=_torch_write, read=_torch_read, refuses=_any_exception),
+        # Any error of ours that is not a CompatError is a defect, however it is worded.
+        "compat": Implementation(name="compat", write=_compat_write, read=_compat_read, refuses=_compat_refuses),
+        "safetensors": Implementation(
+            name="safetensors", write=_safetensors_write, read=_safetensors_read, refuses=_any_exception
+        ),
+    }
+)

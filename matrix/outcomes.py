@@ -1,0 +1,149 @@
+"""What happened, what should happen, and the judgement of one against the other. Everything here is pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final
+
+# Worst first: of several examples of a cell, the worst outcome stands for the cell.
+KINDS: Final = ("crashed", "timeout", "mismatch", "refused", "ok", "skipped")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What happened to one example, or to a cell.
+
+    Attributes:
+        kind: one of `KINDS`.
+        stage: where it happened: write, read, compare, forward.
+        message: what was said, in one line; error_type: the exception's class.
+        facets: in what the result differs, for a mismatch.
+    """
+
+    kind: str
+    stage: str = ""
+    message: str = ""
+    error_type: str = ""
+    facets: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"an outcome is {self.kind!r}; expected one of {', '.join(KINDS)}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The outcome as JSON values; what is empty is left out."""
+        facts = {name: getattr(self, name) for name in ("kind", "stage", "message", "error_type", "facets")}
+        return {name: list(value) if name == "facets" else value for name, value in facts.items() if value}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expectation:
+    """What should happen in a cell.
+
+    Attributes:
+        kind: the kind of outcome.
+        reason: why, in one sentence; link: where that is recorded, or a reproducer.
+        source: `default`, `capability` or `known`, and then the entry's id behind a colon.
+        message: how the outcome's message must begin; stage: where it must happen; empty for any.
+        facets: in what a mismatch may differ; it must differ in at least one of them.
+    """
+
+    kind: str = "ok"
+    reason: str = ""
+    link: str = ""
+    source: str = "default"
+    message: str = ""
+    stage: str = ""
+    facets: frozenset[str] = field(default_factory=frozenset)
+
+    def explains(self, outcome: Outcome) -> bool:
+        """Whether an outcome is exactly what is expected."""
+        return (
+            outcome.kind == self.kind
+            and outcome.message.startswith(self.message)
+            and (not self.stage or outcome.stage == self.stage)
+            and (self.kind != "mismatch" or set(outcome.facets) <= self.facets)
+        )
+
+
+FINE: Final = Expectation()
+
+# Verdict → whether it fails the run, and what it says.
+VERDICTS: Final[Mapping[str, tuple[bool, str]]] = MappingProxyType(
+    {
+        "as-expected": (False, "what should happen happened"),
+        "known": (False, "a known difference happened as recorded"),
+        "refused-as-claimed": (False, "what a format does not claim was refused"),
+        "skipped": (False, "not run; counted, and no pass"),
+        "broken": (True, "something is wrong that no one recorded"),
+        "changed": (True, "a known difference happened otherwise than recorded"),
+        "healed": (True, "a known difference did not happen: its entry must go"),
+        "unrefused": (True, "what a format does not claim was not refused"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """A judgement: its name, and the outcome that decided it."""
+
+    name: str
+    outcome: Outcome
+
+    @property
+    def failed(self) -> bool:
+        """Whether the run fails by it."""
+        return VERDICTS[self.name][0]
+
+
+def worst(outcomes: Iterable[Outcome]) -> Outcome:
+    """The worst of several outcomes; the facets of mismatches are put together."""
+    listed = sorted(outcomes, key=lambda outcome: KINDS.index(outcome.kind))
+    if not listed:
+        return Outcome(kind="skipped", message="no example was tried")
+    first = listed[0]
+    facets = {facet for outcome in listed if outcome.kind == first.kind for facet in outcome.facets}
+    return Outcome(
+        kind=first.kind,
+        stage=first.stage,
+        message=first.message,
+        error_type=first.error_type,
+        facets=tuple(sorted(facets)),
+    )
+
+
+def judge(outcome: Outcome, expectation: Expectation) -> Verdict:
+    """Judge one outcome."""
+    if outcome.kind == "skipped":
+        return Verdict(name="skipped", outcome=outcome)
+    if expectation.kind == "ok":
+        return Verdict(name="as-expected" if outcome.kind == "ok" else "broken", outcome=outcome)
+    claimed = expectation.source == "capability"
+    if expectation.explains(outcome):
+        return Verdict(name="refused-as-claimed" if claimed else "known", outcome=outcome)
+    if outcome.kind == "ok":
+        return Verdict(name="unrefused" if claimed else "healed", outcome=outcome)
+    return Verdict(name="broken" if claimed else "changed", outcome=outcome)
+
+
+def judge_all(outcomes: Iterable[Outcome], expectation: Expectation) -> Verdict:
+    """Judge a cell by all its examples.
+
+    A refusal must happen every time: one example that gets through heals it. A mismatch must happen at least
+    once: not every example that has a feature also shows what it breaks.
+    """
+    listed = list(outcomes)
+    verdicts = [judge(outcome, expectation) for outcome in listed]
+    if expectation.kind == "mismatch":
+        wrong = [v for v in verdicts if v.name in ("broken", "changed")]
+        if not wrong and any(v.name == "known" for v in verdicts):
+            return Verdict(name="known", outcome=worst(listed))
+        verdicts = wrong or verdicts
+    failed = [verdict for verdict in verdicts if verdict.failed]
+    if failed:
+        return min(failed, key=lambda v: (v.name == "healed", KINDS.index(v.outcome.kind)))
+    if not verdicts or all(verdict.name == "skipped" for verdict in verdicts):
+        return Verdict(name="skipped", outcome=worst(listed))
+    return Verdict(name=next(v.name for v in verdicts if v.name != "skipped"), outcome=worst(listed))

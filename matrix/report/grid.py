@@ -1,0 +1,98 @@
+"""The row model that every picture of a report is made of: who wrote and read what, by mode."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from matrix.outcomes import VERDICTS
+from matrix.report.lines import CellLine, Report
+
+# A cell stands in the column of the first of these axes on which it is not at its default.
+_MODE_AXES: Final = (
+    ("mmap", "read", "mmap"),
+    ("map_location", "none", "map_location"),
+    ("prefix", "plain", "prefix"),
+    ("protocol", "p2", "protocol"),
+)
+_WEIGHTS: Final = {"wo": "weights_only", "full": "full"}
+
+
+@dataclass(slots=True, kw_only=True)
+class Square:
+    """What is shown in one place of the grid: how many cells got which verdict."""
+
+    verdicts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def text(self) -> str:
+        """The square in a few characters: `60`, `57 +3`, `1 FAIL`."""
+        failed = sum(count for name, count in self.verdicts.items() if VERDICTS[name][0])
+        fine = self.verdicts["as-expected"]
+        noted = self.verdicts["known"] + self.verdicts["refused-as-claimed"]
+        parts = [str(fine)] if fine else []
+        parts += [f"+{noted}"] if noted else []
+        parts += [f"{failed} FAIL"] if failed else []
+        parts += [f"({self.verdicts['skipped']})"] if self.verdicts["skipped"] else []
+        return " ".join(parts) or "-"
+
+    @property
+    def failed(self) -> bool:
+        """Whether a cell in it fails the run."""
+        return any(VERDICTS[name][0] for name in self.verdicts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """Rows of formats and who writes and reads them, columns of modes.
+
+    Attributes:
+        columns: the modes; rows: (format, writer, reader) → mode → square, in order.
+        known: known difference → its reason, its link and how many cells showed it.
+        claimed: reason → cells that refused what their format does not claim.
+        totals: verdict → cells.
+    """
+
+    columns: tuple[str, ...]
+    rows: Mapping[tuple[str, str, str], Mapping[str, Square]]
+    known: Mapping[str, tuple[str, str, int]]
+    claimed: Mapping[str, int]
+    totals: Mapping[str, int]
+
+
+def mode_of(axes: Mapping[str, str]) -> str:
+    """The column in which a cell stands."""
+    for axis, default, column in _MODE_AXES:
+        if axes.get(axis, default) != default:
+            return column
+    return _WEIGHTS.get(axes.get("weights_only", ""), "other")
+
+
+def make_grid(report: Report) -> Grid:
+    """The row model of a report."""
+    rows: dict[tuple[str, str, str], dict[str, Square]] = {}
+    for cell in report.cells:
+        key = (cell.axes.get("format", cell.id), cell.axes.get("writer", ""), cell.axes.get("reader", ""))
+        squares = rows.setdefault(key, {})
+        squares.setdefault(mode_of(cell.axes), Square()).verdicts[cell.verdict] += 1
+    present = {column for squares in rows.values() for column in squares}
+    order = (*_WEIGHTS.values(), *(column for *_, column in _MODE_AXES), "other")
+    return Grid(
+        columns=tuple(column for column in order if column in present),
+        rows=dict(sorted(rows.items())),
+        known=_known(report.cells),
+        claimed=Counter(c.expectation.reason for c in report.cells if c.verdict == "refused-as-claimed"),
+        totals=Counter(cell.verdict for cell in report.cells),
+    )
+
+
+def _known(cells: Iterable[CellLine]) -> dict[str, tuple[str, str, int]]:
+    found: dict[str, tuple[str, str, int]] = {}
+    for cell in cells:
+        if cell.verdict == "known":
+            name = cell.expectation.source.removeprefix("known:")
+            count = found.get(name, ("", "", 0))[2] + 1
+            found[name] = (cell.expectation.reason, cell.expectation.link, count)
+    return dict(sorted(found.items(), key=lambda item: -item[1][2]))

@@ -1,0 +1,272 @@
+"""Run cells: draw examples, push each through every cell of its content, judge, shrink what fails, record."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import compat
+from compat import formats
+from matrix import examples
+from matrix.axes import Axes, Value, load_axes
+from matrix.cells import Cell, Plan, plan, select
+from matrix.checks import CHECKS, Bench
+from matrix.claims import claims
+from matrix.examples import Example
+from matrix.expectations import Expectations, load_known
+from matrix.implementations import IMPLEMENTATIONS, Implementation
+from matrix.limits import time_limit
+from matrix.outcomes import Expectation, Outcome, Verdict, judge_all
+from matrix.report import CellLine, ReportWriter
+from matrix.shrinking import smallest
+
+# Contents that are not drawn: the user's own module, or a real file.
+GIVEN: Final = ("model", "state")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """How much a run tries.
+
+    Attributes:
+        examples: per content, at most; seconds: for all of it, after which each content still gets one.
+    """
+
+    examples: int
+    seconds: float
+
+
+PROFILES: Final[Mapping[str, Profile]] = MappingProxyType(
+    {
+        "quick": Profile(examples=2, seconds=10),
+        "default": Profile(examples=12, seconds=100),
+        "thorough": Profile(examples=200, seconds=1800),
+        "nightly": Profile(examples=2000, seconds=4 * 3600),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a run does.
+
+    Attributes:
+        patterns: which cells; all of them where there is none.
+        seed: the first example's seed; the run is the same for the same one.
+        given: the user's own example, in place of drawn ones.
+        out: the folder for the report and the reproducers.
+        cell_seconds: how long one example may take in one cell.
+    """
+
+    profile: str = "default"
+    patterns: tuple[str, ...] = ()
+    seed: int = 0
+    given: Example | None = None
+    out: Path = Path("matrix-report")
+    cell_seconds: float = 30.0
+    implementations: Mapping[str, Implementation] = field(default_factory=lambda: IMPLEMENTATIONS)
+
+
+def make_axes(given: str | None = None) -> Axes:
+    """The axes with compat's formats and everything that can be drawn, or the one given content."""
+    axes = load_axes()
+    rows = [
+        Value(
+            id=found.name,
+            summary=found.summary,
+            facts={"unpickles": found.unpickles, "mmap": found.capabilities.mmap},
+        )
+        for found in formats.all_formats()
+    ]
+    if given is not None:
+        drawn = [Value(id=given, summary="given by the user", facts={"general": [given]})]
+    else:
+        drawn = [Value(id=name, summary="drawn at random") for name in examples.contents()]
+    return axes.with_values("format", rows).with_values("content", drawn)
+
+
+def versions() -> dict[str, str]:
+    """The releases that a run depends on."""
+    found = {"python": platform.python_version(), "compat": compat.__version__}
+    for name in ("torch", "safetensors", "numpy"):
+        try:
+            found[name] = version(name).partition("+")[0]
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def expectations(*, strict_cells: Sequence[str] | None = None) -> Expectations:
+    """What should happen with the installed releases.
+
+    Args:
+        strict_cells: all cell ids; a known difference that matches none of them is an error.
+    """
+    found = Expectations(load_known(), versions=versions(), claims=claims())
+    unmatched = found.unmatched(strict_cells) if strict_cells is not None else []
+    if unmatched:
+        raise ValueError(f"the known difference {unmatched[0]!r} matches no cell; remove it or mend its pattern")
+    return found
+
+
+def expected_of(expected: Expectations, axes: Axes, cell: Cell, given: Example | None) -> Expectation:
+    """What should happen in a cell; a given state shares the expectations of the features it has."""
+    if given is None:
+        return expected.for_cell(cell.id)
+    twins = (cell.with_(axes, content=feature).id for feature in examples.features(given.spec))
+    return expected.combined(twins)
+
+
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """What happened in one cell so far."""
+
+    cell: Cell
+    expectation: Expectation
+    outcomes: list[Outcome] = field(default_factory=list)
+    worst: tuple[int, Example] | None = None
+    seconds: float = 0.0
+
+    def add(self, outcome: Outcome, example: Example, seconds: float) -> None:
+        """Count one example; of those that fail, the smallest is kept."""
+        self.outcomes.append(outcome)
+        self.seconds += seconds
+        if judge_all([outcome], self.expectation).failed:
+            size = example.spec.size_bytes + sum(1 for _ in example.spec.tensors())
+            if self.worst is None or size < self.worst[0]:
+                self.worst = (size, example)
+
+    def verdict(self) -> Verdict:
+        """The judgement of all examples."""
+        return judge_all(self.outcomes, self.expectation)
+
+
+class Run:
+    """One run over the matrix."""
+
+    def __init__(self, settings: Settings, progress: Callable[[int, int], None] | None = None) -> None:
+        self.settings = settings
+        self.progress = progress or (lambda _done, _total: None)
+        self.axes = make_axes(settings.given.content if settings.given else None)
+        self.plan: Plan = plan(self.axes)
+        self.cells = select(self.plan.cells, settings.patterns)
+        ids = None if settings.given else [cell.id for cell in self.plan.cells]
+        self.expected = expectations(strict_cells=ids)
+        table = list(formats.all_formats())
+        self.suffixes = {found.name: found.suffixes[0] for found in table}
+        self.keeps_hidden = frozenset(f.name for f in table if f.capabilities.hidden_bytes)
+        self.shrunk = 0
+        self.projected = frozenset(f.name for f in table if f.capabilities.extras == "json")
+
+    def execute(self) -> Counter[str]:
+        """Run every selected cell; the report says the rest.
+
+        Returns:
+            How many cells got each verdict.
+        """
+        started = time.perf_counter()
+        profile = PROFILES[self.settings.profile]
+        groups = self._groups()
+        verdicts: Counter[str] = Counter()
+        self.settings.out.mkdir(parents=True, exist_ok=True)
+        header = {
+            "profile": self.settings.profile,
+            "seed": self.settings.seed,
+            "patterns": list(self.settings.patterns),
+            "given": self.settings.given.content if self.settings.given else None,
+            "versions": versions(),
+            "platform": platform.platform(),
+        }
+        done = 0
+        with ReportWriter(self.settings.out / "report.jsonl", header) as writer:
+            for index, (content, cells) in enumerate(groups):
+                left = profile.seconds - (time.perf_counter() - started)
+                share = left / (len(groups) - index)
+                for line in self._content(content, cells, profile.examples, share):
+                    verdicts[line.verdict] += 1
+                    writer.cell(line)
+                done += len(cells)
+                self.progress(done, len(self.cells))
+            writer.finish(
+                verdicts=dict(verdicts),
+                pruned=self.plan.pruned,
+                not_run=len(self.plan.cells) - len(self.cells),
+                seconds=time.perf_counter() - started,
+            )
+        return verdicts
+
+    def _groups(self) -> list[tuple[str, list[Cell]]]:
+        ordered = sorted(self.cells, key=lambda cell: cell["content"])
+        return [(content, list(cells)) for content, cells in groupby(ordered, key=lambda cell: cell["content"])]
+
+    def _content(self, content: str, cells: list[Cell], count: int, seconds: float) -> Iterator[CellLine]:
+        tallies = [
+            Tally(cell=cell, expectation=expected_of(self.expected, self.axes, cell, self.settings.given))
+            for cell in cells
+        ]
+        started = time.perf_counter()
+        for number, example in enumerate(self._examples(content, count)):
+            if number and time.perf_counter() - started > seconds:
+                break
+            self.push(example, tallies)
+        for tally in tallies:
+            yield self._line(tally)
+
+    def _examples(self, content: str, count: int) -> Iterable[Example]:
+        if self.settings.given is not None:
+            return [self.settings.given]
+        return (examples.draw(content, self.settings.seed + number) for number in range(count))
+
+    def push(self, example: Example, tallies: Iterable[Tally]) -> None:
+        """Push one example through cells."""
+        with tempfile.TemporaryDirectory(prefix="matrix-") as folder, warnings.catch_warnings():
+            # What torch and others warn of while they read and write is no verdict.
+            warnings.simplefilter("ignore")
+            bench = Bench(
+                example,
+                Path(folder),
+                suffixes=self.suffixes,
+                keeps_hidden=self.keeps_hidden,
+                projected=self.projected,
+                implementations=self.settings.implementations,
+            )
+            for tally in tallies:
+                started = time.perf_counter()
+                outcome = self._try(tally.cell, bench)
+                tally.add(outcome, example, time.perf_counter() - started)
+            bench.close()
+
+    def _try(self, cell: Cell, bench: Bench) -> Outcome:
+        try:
+            with time_limit(self.settings.cell_seconds):
+                return CHECKS[cell.check](cell, bench)
+        except TimeoutError as error:
+            return Outcome(kind="timeout", message=str(error))
+        except MemoryError:
+            return Outcome(kind="crashed", error_type="MemoryError")
+
+    def _line(self, tally: Tally) -> CellLine:
+        verdict = tally.verdict()
+        failure: dict[str, Any] | None = None
+        if verdict.failed and tally.worst is not None:
+            failure = smallest(self, tally, verdict)
+        return CellLine(
+            id=tally.cell.id,
+            axes=dict(tally.cell.values),
+            outcome=verdict.outcome,
+            expectation=tally.expectation,
+            verdict=verdict.name,
+            examples=len(tally.outcomes),
+            seconds=round(tally.seconds, 6),
+            failure=failure,
+        )

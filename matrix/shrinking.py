@@ -1,0 +1,91 @@
+"""From a failing example to the smallest one, and to a script that shows it."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from hypothesis import HealthCheck, Phase, find, settings
+from hypothesis.errors import NoSuchExample
+
+from matrix.drawing import CONTENTS
+from matrix.examples import Example
+from matrix.outcomes import Outcome, Verdict, judge_all
+from matrix.reproduce import script
+from matrix.spec import CheckpointSpec
+from matrix.strategies import content_states
+
+if TYPE_CHECKING:
+    from matrix.runner import Run, Tally
+
+# Shrinking runs a cell many times; the first few findings are worth it, a hundredth twin is not.
+MAX_SHRUNK: Final = 5
+_TRIES: Final = 400
+_MAX_JSON: Final = 20_000
+
+
+def smallest(run: Run, tally: Tally, verdict: Verdict) -> dict[str, Any]:
+    """The smallest example of a failing cell that can be found, and where its script lies."""
+    if tally.worst is None:
+        raise ValueError(f"{tally.cell.id} has no failing example")
+    example = tally.worst[1]
+    shrunk = _shrunk(run, tally, verdict)
+    if shrunk is not None:
+        example = shrunk
+    text = script(
+        example.spec,
+        tally.cell,
+        suffix=run.suffixes[tally.cell["format"]],
+        expected=_expected_text(tally),
+        seen=_seen_text(verdict.outcome),
+    )
+    folder = run.settings.out / "reproducers"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / (re.sub(r"[^A-Za-z0-9._-]+", "_", tally.cell.id)[:120] + ".py")
+    path.write_text(text, encoding="utf-8")
+    found: dict[str, Any] = {"seed": example.seed, "shrunk": shrunk is not None, "reproducer": str(path)}
+    as_json = example.spec.to_json()
+    if len(str(as_json)) <= _MAX_JSON:
+        found["example"] = as_json
+    return found
+
+
+def _shrunk(run: Run, tally: Tally, verdict: Verdict) -> Example | None:
+    """The smallest state that fails the same way, as Hypothesis finds it; None where it finds none."""
+    content = tally.cell["content"]
+    if content not in CONTENTS or run.shrunk >= MAX_SHRUNK:
+        return None
+    run.shrunk += 1
+
+    def fails(spec: CheckpointSpec) -> bool:
+        trial = type(tally)(cell=tally.cell, expectation=tally.expectation)
+        run.push(Example(content=content, seed=-1, spec=spec), [trial])
+        return judge_all(trial.outcomes, tally.expectation).name == verdict.name
+
+    try:
+        spec = find(
+            content_states(content),
+            fails,
+            settings=settings(
+                max_examples=_TRIES,
+                derandomize=True,
+                database=None,
+                deadline=None,
+                phases=[Phase.generate, Phase.shrink],
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    except NoSuchExample:
+        return None
+    return Example(content=content, seed=-1, spec=spec)
+
+
+def _expected_text(tally: Tally) -> str:
+    wanted = tally.expectation
+    return f"{wanted.kind} ({wanted.reason})" if wanted.reason else wanted.kind
+
+
+def _seen_text(outcome: Outcome) -> str:
+    where = f" at {outcome.stage}" if outcome.stage else ""
+    kind = f" {outcome.error_type}" if outcome.error_type else ""
+    return f"{outcome.kind}{where}:{kind} {outcome.message}".rstrip(": ")
