@@ -74,8 +74,9 @@ def load(
     Args:
         src: a path, a file object open for reading bytes, or bytes.
         map_location: None, a device, its name, a dict of names, a function of (storage, name), or "meta".
-        weights_only: True reads without importing or calling anything of the file. False hands the file to
-            torch's real unpickler, which executes what it says: only for files you trust.
+        weights_only: True reads without importing or calling anything of the file. False hands a file that
+            names classes or functions to torch's real unpickler, which executes what it says: only for files
+            you trust.
         mmap: map the file instead of reading it. Tensors then show the file's pages, copied on write; their
             sums are not checked, since they are not read.
         on_unknown: what to do with objects of classes that are not imported: "refuse", or "keep" them as Opaque.
@@ -87,12 +88,14 @@ def load(
     """
     if on_unknown not in ("refuse", "keep"):
         raise ValueError(f'on_unknown is {on_unknown!r}; expected "refuse" or "keep"')
-    source = open_source(src)
-    with source:
-        if not weights_only and detect(source).unpickles:
-            return _load_unsafe(src, map_location, mmap=mmap)
-        with open_checkpoint(source) as checkpoint:
+    with open_checkpoint(src) as checkpoint:
+        try:
             return materialize(checkpoint, map_location, mmap=bool(mmap), on_unknown=on_unknown)
+        except UnsafeGlobals:
+            # Where there is nothing to execute, the inert reader gives what torch's would, and more of it.
+            if weights_only:
+                raise
+    return _load_unsafe(src, map_location, mmap=mmap)
 
 
 def _load_unsafe(src: SourceLike, map_location: MapLocation, *, mmap: bool | None) -> Any:

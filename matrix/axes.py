@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -63,25 +63,44 @@ class Axes:
         return tuple(self.axes[name] for name in self.checks[check])
 
     def with_values(self, name: str, values: Iterable[Value]) -> Axes:
-        """The same axes with other values on one of them."""
-        axis = replace(self.axes[name], values=MappingProxyType({value.id: value for value in values}))
-        return replace(self, axes=MappingProxyType({**self.axes, name: axis}))
+        """The same axes with other values on one of them.
+
+        Raises:
+            ValueError: two of the values have one id, or an id could not be read back.
+        """
+        listed = list(values)
+        by_id = {value.id: value for value in listed}
+        if len(by_id) < len(listed):
+            doubled = next(value.id for value in listed if [other.id for other in listed].count(value.id) > 1)
+            raise ValueError(f"the axis {name!r} has two values {doubled!r}; expected distinct ids")
+        axis = replace(self.axes[name], values=MappingProxyType(by_id))
+        axes = {**self.axes, name: axis}
+        _refuse_ambiguity(axes, self.checks)
+        return replace(self, axes=MappingProxyType(axes))
 
 
 def load_axes(text: str | None = None) -> Axes:
     """The axes of `data/axes.toml`, or of a text of that form.
 
     Raises:
-        ValueError: a value stands on two axes, or a default is none of its axis's values.
+        ValueError: an id could not be read back, a default is none of its axis's values, or a check has an
+            axis that does not exist.
     """
     if text is None:
         text = resources.files("matrix").joinpath("data/axes.toml").read_text(encoding="utf-8")
     data = tomllib.loads(text)
     axes = {name: _axis(name, table) for name, table in data["axes"].items()}
-    _refuse_ambiguity(axes)
+    checks = {name: tuple(table["axes"]) for name, table in data["checks"].items()}
+    for check, names in checks.items():
+        unknown = [name for name in names if name not in axes]
+        if unknown:
+            raise ValueError(
+                f"the check {check!r} has the axis {unknown[0]!r}; expected one of {', '.join(axes)}"
+            )
+    _refuse_ambiguity(axes, checks)
     return Axes(
         axes=MappingProxyType(axes),
-        checks=MappingProxyType({name: tuple(table["axes"]) for name, table in data["checks"].items()}),
+        checks=MappingProxyType(checks),
         summaries=MappingProxyType({name: table["summary"] for name, table in data["checks"].items()}),
     )
 
@@ -103,13 +122,26 @@ def _axis(name: str, table: dict[str, Any]) -> Axis:
     )
 
 
-# An id is read back by its values alone where they stand for axes with a default.
-_OPTIONAL_IDS_ARE_DISTINCT: Final = "the ids of values of axes with a default must be distinct"
+def _refuse_ambiguity(axes: Mapping[str, Axis], checks: Mapping[str, tuple[str, ...]]) -> None:
+    """Refuse values by which an id could be read in two ways.
 
-
-def _refuse_ambiguity(axes: Mapping[str, Axis]) -> None:
-    owners: dict[str, str] = {}
+    An id shows no axis names, and leaves out defaults: a value that is shown must belong to one axis alone
+    among those that may stand in its place.
+    """
     for axis in axes.values():
-        for value in axis.values if axis.default is not None else ():
-            if owners.setdefault(value, axis.name) != axis.name:
-                raise ValueError(f"{value!r} stands on {owners[value]} and {axis.name}: {_OPTIONAL_IDS_ARE_DISTINCT}")
+        for value in axis.values:
+            if not value or {":", ">"} & set(value):
+                raise ValueError(
+                    f"the axis {axis.name!r} has the value {value!r}; an id needs text without : and >"
+                )
+    for check, names in checks.items():
+        owners: dict[str, str] = {}
+        for name in names:
+            axis = axes[name]
+            for value in axis.values:
+                if value != axis.default and owners.setdefault(value, name) != name:
+                    raise ValueError(
+                        f"{value!r} stands on {owners[value]} and {name}: {check} ids cannot tell them apart"
+                    )
+            if axis.default is None:
+                owners.clear()  # an axis that is always shown ends the run of those that may be left out

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from itertools import product
+from math import prod
 
 from matrix.axes import Axes, Axis
 
@@ -75,9 +75,12 @@ class Cell:
                 raise UnknownCellError(f"{text!r} has {token!r}, which no axis of {check} has")
             values[remaining.pop(0).name] = token
         try:
-            return cls.make(axes, check, **values)
+            cell = cls.make(axes, check, **values)
         except KeyError as error:
             raise UnknownCellError(f"{text!r} is cut short: {error.args[0]}") from error
+        if cell.id != text:
+            raise UnknownCellError(f"{text!r} is no id; the cell it means is named {cell.id!r}")
+        return cell
 
     def with_(self, axes: Axes, **values: str) -> Cell:
         """The same cell with other values."""
@@ -92,7 +95,8 @@ def _tokens(text: str, axes: Sequence[Axis]) -> list[str]:
 
 
 def _takes(axis: Axis, token: str) -> bool:
-    return token in axis.values or (axis.default is None and not axis.values)
+    # A default is never shown; its name may be a value of an axis that follows, as `plain` is.
+    return token != axis.default and (token in axis.values or (axis.default is None and not axis.values))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,10 +105,12 @@ class Rule:
 
     Attributes:
         sentence: the reason, for people.
+        reads: the axes it looks at; it is asked once they have values, and not in checks that lack one.
         prunes: whether a combination falls under it.
     """
 
     sentence: str
+    reads: tuple[str, ...]
     prunes: Callable[[Axes, dict[str, str]], bool]
 
 
@@ -151,51 +157,106 @@ def _no_pickle(axes: Axes, values: dict[str, str]) -> bool:
     return not axes["format"].values[values["format"]].facts.get("unpickles")
 
 
+def _not_general(axes: Axes, values: dict[str, str]) -> bool:
+    content = values["content"]
+    if content in (*GENERAL_CONTENTS, *axes["content"].values[content].facts.get("general", ())):
+        return False
+    return any(not _default(axes, values, axis) for axis in ("map_location", "prefix", "protocol"))
+
+
 RULES = (
-    Rule(sentence="the writer does not write this format", prunes=_speaks("writer")),
-    Rule(sentence="the reader does not read this format", prunes=_speaks("reader")),
+    Rule(
+        sentence="the writer does not write this format",
+        reads=("format", "writer"),
+        prunes=_speaks("writer"),
+    ),
+    Rule(
+        sentence="the reader does not read this format",
+        reads=("format", "reader"),
+        prunes=_speaks("reader"),
+    ),
     Rule(
         sentence="weights_only=False means nothing to a format without pickles",
+        reads=("format", "weights_only"),
         prunes=lambda axes, values: values["weights_only"] == "full" and _no_pickle(axes, values),
     ),
-    Rule(sentence="the reader cannot map this format", prunes=_no_mmap),
-    Rule(sentence="the reader's map_location has no such form", prunes=_no_such_map_location),
+    Rule(
+        sentence="the reader cannot map this format",
+        reads=("format", "reader", "mmap"),
+        prunes=_no_mmap,
+    ),
+    Rule(
+        sentence="the reader's map_location has no such form",
+        reads=("reader", "map_location"),
+        prunes=_no_such_map_location,
+    ),
     Rule(
         sentence="a format without pickles has no pickle protocol, and compat writes protocol 2 alone",
+        reads=("format", "writer", "protocol"),
         prunes=lambda axes, values: (
-            not _default(axes, values, "protocol") and (_no_pickle(axes, values) or values["writer"] != "torch")
+            not _default(axes, values, "protocol")
+            and (_no_pickle(axes, values) or values["writer"] != "torch")
         ),
     ),
     Rule(
         sentence="map_location, prefix and protocol are crossed with contents that stand for any state",
-        prunes=lambda axes, values: (
-            values["content"] not in (*GENERAL_CONTENTS, *axes["content"].values[values["content"]].facts.get("general", ()))
-            and any(not _default(axes, values, axis) for axis in ("map_location", "prefix", "protocol"))
-        ),
+        reads=("map_location", "prefix", "protocol", "content"),
+        prunes=_not_general,
+    ),
+    Rule(
+        sentence="only formats with pickles can name what is to be called, and only torch writes such files",
+        reads=("format", "writer", "way"),
+        prunes=lambda axes, values: _no_pickle(axes, values) or values["writer"] != "torch",
+    ),
+    Rule(
+        sentence="weights_only=False asks for the call",
+        reads=("weights_only", "way"),
+        prunes=lambda _axes, values: values["weights_only"] == "full",
     ),
     Rule(
         sentence="prefix lives in keys and protocol in opcodes: they are not crossed with each other",
-        prunes=lambda axes, values: not _default(axes, values, "prefix") and not _default(axes, values, "protocol"),
+        reads=("prefix", "protocol"),
+        prunes=lambda axes, values: (
+            not _default(axes, values, "prefix") and not _default(axes, values, "protocol")
+        ),
     ),
 )
 
 
-def _combinations(axes: Axes, check: str) -> Iterator[dict[str, str]]:
+def _combinations(
+    axes: Axes, check: str, rules: Sequence[Rule], pruned: Counter[str]
+) -> Iterator[dict[str, str]]:
+    """What no rule prunes; what one does is counted by whole branches, for there are a million of them."""
     names = [axis.name for axis in axes.of(check)]
-    for chosen in product(*(axis.values for axis in axes.of(check))):
-        yield dict(zip(names, chosen, strict=True))
+    asked: list[list[Rule]] = [[] for _ in names]
+    for rule in rules:
+        if set(rule.reads) <= set(names):
+            asked[max(map(names.index, rule.reads))].append(rule)
+    below = [prod(len(axes[name].values) for name in names[depth + 1 :]) for depth in range(len(names))]
+
+    def grow(values: dict[str, str]) -> Iterator[dict[str, str]]:
+        depth = len(values)
+        if depth == len(names):
+            yield values
+            return
+        for value in axes[names[depth]].values:
+            longer = {**values, names[depth]: value}
+            rule = next((rule for rule in asked[depth] if rule.prunes(axes, longer)), None)
+            if rule is None:
+                yield from grow(longer)
+            else:
+                pruned[rule.sentence] += below[depth]
+
+    yield from grow({})
 
 
-def plan(axes: Axes, check: str = "roundtrip", rules: Sequence[Rule] = RULES) -> Plan:
-    """All cells of a check: the product of its axes, less what the rules prune."""
+def plan(axes: Axes, checks: Iterable[str] | None = None, rules: Sequence[Rule] = RULES) -> Plan:
+    """All cells of some checks (of all, where none is named): products of axes, less what the rules prune."""
     cells: list[Cell] = []
     pruned: Counter[str] = Counter({rule.sentence: 0 for rule in rules})
-    for values in _combinations(axes, check):
-        rule = next((rule for rule in rules if rule.prunes(axes, values)), None)
-        if rule is None:
-            cells.append(Cell.make(axes, check, **values))
-        else:
-            pruned[rule.sentence] += 1
+    for check in axes.checks if checks is None else checks:
+        combinations = _combinations(axes, check, rules, pruned)
+        cells += (Cell.make(axes, check, **values) for values in combinations)
     doubled = [name for name, count in Counter(cell.id for cell in cells).items() if count > 1]
     if doubled:
         raise ValueError(f"two cells are named {doubled[0]!r}")

@@ -16,12 +16,13 @@ from typing import Any, Final
 
 import torch
 
+from matrix import canary
 from matrix.cells import Cell
 from matrix.examples import Example
 from matrix.implementations import IMPLEMENTATIONS, Implementation, ReadMode, WriteMode
 from matrix.outcomes import Outcome
 from matrix.projections import dense
-from matrix.spec import CheckpointSpec, compare
+from matrix.spec import CheckpointSpec, DictNode, ODictNode, compare
 from matrix.tensors import build, describe
 
 # What is not compared when a state comes back without data.
@@ -158,6 +159,10 @@ def promised(cell: Cell, bench: Bench) -> tuple[CheckpointSpec, frozenset[str]]:
     if foreign and cell["writer"] == "compat":
         # Another reader finds the arrays; the tree around them is compat's.
         expected, ignored = dense(expected), frozenset({"key-order"})
+    if cell["prefix"] != "plain" and isinstance(expected.tree, DictNode):
+        # Stripping gives an OrderedDict, whatever it was given.
+        metadata = expected.tree.metadata if isinstance(expected.tree, ODictNode) else None
+        expected = replace(expected, tree=ODictNode(items=expected.tree.items, metadata=metadata))
     if cell["format"] not in bench.keeps_hidden:
         ignored |= {"storage-bytes"}
     if cell["map_location"] == "meta":
@@ -195,5 +200,27 @@ def blank(module: torch.nn.Module) -> torch.nn.Module:
     return module
 
 
-CHECKS: Final[Mapping[str, Callable[[Cell, Bench], Outcome]]] = MappingProxyType({"roundtrip": roundtrip})
+def inert(cell: Cell, bench: Bench) -> Outcome:
+    """Read a file that calls, without asking for it; the one right answer is a refusal without a trace."""
+    path = bench.folder / f"inert{bench.suffixes[cell['format']]}"
+    writer, reader = (bench.implementations[cell[axis]] for axis in ("writer", "reader"))
+    mode = WriteMode(format=cell["format"], protocol=int(cell["protocol"].removeprefix("p")))
+    canary.clear()
+    writer.write({"state": canary.WAYS[cell["way"]]()}, path, mode)
+    canary.clear()
+    try:
+        reader.read(path, ReadMode(mmap=cell["mmap"] == "mmap"))
+    except BaseException as error:  # noqa: BLE001 - whatever is raised is the outcome
+        outcome = failure(error, reader, "read")
+    else:
+        outcome = Outcome(kind="mismatch", stage="read", message="was not refused", facets=("not-refused",))
+    if canary.TOUCHED:
+        called = ", ".join(sorted(set(canary.TOUCHED)))
+        return Outcome(kind="mismatch", stage="read", message=f"called: {called}", facets=("executed",))
+    return Outcome(kind="ok") if outcome.kind == "refused" else outcome
+
+
+CHECKS: Final[Mapping[str, Callable[[Cell, Bench], Outcome]]] = MappingProxyType(
+    {"inert": inert, "roundtrip": roundtrip}
+)
 

@@ -42,6 +42,10 @@ class Example:
     forward: Callable[[torch.nn.Module], list[torch.Tensor]] | None = None
 
 
+# For checks that make their own files.
+NOTHING = Example(content="", seed=0, spec=CheckpointSpec(storages=(), tree=DictNode(items=())))
+
+
 def contents() -> tuple[str, ...]:
     """The names of everything that can be drawn."""
     return (*CONTENTS, *(MODULE_PREFIX + family for family in MODULE_FAMILIES))

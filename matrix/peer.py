@@ -51,9 +51,6 @@ class _Torch:
         import torch
 
         self.torch = torch
-        self.tensor_type = torch.Tensor
-        self.parameter_type = torch.nn.Parameter
-        self.strided = torch.strided
         self.untyped = getattr(torch, "UntypedStorage", None)
         self.get_untyped = getattr(torch.Tensor, "untyped_storage", None)
         self.lazy_bits = hasattr(torch.Tensor, "is_conj") and hasattr(torch, "_neg_view")
@@ -100,9 +97,7 @@ def build(spec: Json) -> Any:
     """Return the torch state that a spec describes, in new storages."""
     seen = spec.get("version")
     if seen != VERSION:
-        raise PeerError(
-            f"the spec has version {seen!r}, expected {VERSION}; use one compat-matrix everywhere"
-        )
+        raise PeerError(f"the spec has version {seen!r}, expected {VERSION}; use one compat-matrix")
     return _Builder(spec).node(spec["tree"])
 
 
@@ -131,11 +126,11 @@ class _Builder:
             raise PeerError(f"a node {data['t']!r} cannot be built, expected one of {', '.join(_BUILDERS)}")
         return make(self, data)
 
-    def items(self, data: Json) -> List[Any]:
+    def list(self, data: Json) -> Any:
         return [self.node(item) for item in data["v"]]
 
     def set(self, data: Json) -> Any:
-        items = set(self.items(data))
+        items = {self.node(item) for item in data["v"]}
         if len(items) != len(data["v"]):
             raise PeerError("two items of a set are equal in Python, expected no 1 beside True")
         return items
@@ -162,7 +157,7 @@ class _Builder:
         if data["conj"] or data["neg"]:
             tensor = self._with_bits(tensor, data)
         if data["kind"] == "parameter":
-            return self.torch.parameter_type(tensor, requires_grad=data["requires_grad"])
+            return self.torch.torch.nn.Parameter(tensor, requires_grad=data["requires_grad"])
         if data["requires_grad"]:
             tensor.requires_grad_(True)
         if data["kind"] == "buffer":
@@ -229,6 +224,10 @@ class _Builder:
         return self.torch.torch._neg_view(tensor) if data["neg"] else tensor
 
 
+def _pack_float(value: float) -> str:
+    return struct.pack(">d", value).hex()
+
+
 def _unpack_float(digits: str) -> float:
     return float(struct.unpack(">d", bytes.fromhex(digits))[0])
 
@@ -246,8 +245,8 @@ _BUILDERS = {
     "complex": lambda _, data: complex(_unpack_float(data["v"][0]), _unpack_float(data["v"][1])),
     "str": _build_str,
     "bytes": lambda _, data: base64.b64decode(data["v"]),
-    "list": lambda builder, data: builder.items(data),
-    "tuple": lambda builder, data: tuple(builder.items(data)),
+    "list": _Builder.list,
+    "tuple": lambda builder, data: tuple(builder.list(data)),
     "set": _Builder.set,
     "dict": _Builder.mapping,
     "odict": _Builder.mapping,
@@ -273,8 +272,8 @@ class _Describer:
         self.handlers[torch.Size] = lambda _, value, depth: {"t": "size", "v": list(value)}
         self.handlers[torch.dtype] = lambda _, value, depth: {"t": "dtype", "v": str(value)[len("torch.") :]}
         self.handlers[torch.device] = lambda _, value, depth: {"t": "device", "v": str(value)}
-        self.handlers[self.torch.tensor_type] = _Describer.tensor
-        self.handlers[self.torch.parameter_type] = _Describer.tensor
+        self.handlers[torch.Tensor] = _Describer.tensor
+        self.handlers[torch.nn.Parameter] = _Describer.tensor
 
     def node(self, value: Any, depth: int) -> Json:
         # Exact types: a subclass (numpy.float64 is a float, an IntEnum an int) is something else.
@@ -297,16 +296,15 @@ class _Describer:
         return {"t": type(value).__name__, "v": [self.node(item, depth) for item in value]}
 
     def set(self, value: Any, depth: int) -> Json:
-        items = [self.node(item, depth) for item in value]
+        items = (self.node(item, depth) for item in value)
         return {"t": "set", "v": sorted(items, key=lambda item: json.dumps(item, sort_keys=True))}
 
     def mapping(self, value: Any, depth: int) -> Json:
         pairs = [[self.node(key, depth), self.node(item, depth)] for key, item in value.items()]
         if type(value) is dict:
             return {"t": "dict", "v": pairs}
-        extra = set(value.__dict__) - {"_metadata"}
-        if extra:
-            return _opaque(value, f"has the attributes {sorted(extra)}")
+        if set(value.__dict__) - {"_metadata"}:
+            return _opaque(value, f"has the attributes {sorted(value.__dict__)}")
         data = {"t": "odict", "v": pairs}  # type: Json
         if "_metadata" in value.__dict__:
             data["metadata"] = self.node(value._metadata, depth)
@@ -314,10 +312,15 @@ class _Describer:
 
     def tensor(self, value: Any, depth: int) -> Json:
         dtype = self.torch.names.get(value.dtype)
-        if dtype is None or value.layout is not self.torch.strided or getattr(value, "is_nested", False):
+        if (
+            dtype is None
+            or value.layout is not self.torch.torch.strided
+            or getattr(value, "is_nested", False)
+        ):
             return _opaque(value)
-        is_parameter = type(value) is self.torch.parameter_type
-        kind = "parameter" if is_parameter else "buffer" if getattr(value, "_is_buffer", False) else "tensor"
+        kind = "buffer" if getattr(value, "_is_buffer", False) else "tensor"
+        if type(value) is self.torch.torch.nn.Parameter:
+            kind = "parameter"
         return {
             "t": "tensor",
             "dtype": dtype,
@@ -361,10 +364,6 @@ def _storage_bytes(storage: Any) -> bytes:
 def _describe_int(_: _Describer, value: int, depth: int) -> Json:
     # Python bounds how many decimal digits it converts, not how many hexadecimal ones.
     return {"t": "int", "v": str(value) if -(1 << 63) <= value < 1 << 63 else hex(value)}
-
-
-def _pack_float(value: float) -> str:
-    return struct.pack(">d", value).hex()
 
 
 def _describe_str(_: _Describer, value: str, depth: int) -> Json:

@@ -7,7 +7,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
@@ -26,7 +26,7 @@ from matrix.examples import Example
 from matrix.expectations import Expectations, load_known
 from matrix.implementations import IMPLEMENTATIONS, Implementation
 from matrix.limits import time_limit
-from matrix.outcomes import Expectation, Outcome, Verdict, judge_all
+from matrix.outcomes import Expectation, Outcome, Verdict, healed, judge_all
 from matrix.report import CellLine, ReportWriter
 from matrix.shrinking import smallest
 
@@ -121,7 +121,7 @@ def expectations(*, strict_cells: Sequence[str] | None = None) -> Expectations:
 
 def expected_of(expected: Expectations, axes: Axes, cell: Cell, given: Example | None) -> Expectation:
     """What should happen in a cell; a given state shares the expectations of the features it has."""
-    if given is None:
+    if given is None or not content_of(cell):
         return expected.for_cell(cell.id)
     twins = (cell.with_(axes, content=feature).id for feature in examples.features(given.spec))
     return expected.combined(twins)
@@ -149,6 +149,11 @@ class Tally:
     def verdict(self) -> Verdict:
         """The judgement of all examples."""
         return judge_all(self.outcomes, self.expectation)
+
+
+def content_of(cell: Cell) -> str:
+    """The content a cell tries; empty for checks that make their own."""
+    return dict(cell.values).get("content", "")
 
 
 class Run:
@@ -188,15 +193,26 @@ class Run:
             "platform": platform.platform(),
         }
         done = 0
+        waiting: dict[str, list[Tally]] = {}
         with ReportWriter(self.settings.out / "report.jsonl", header) as writer:
             for index, (content, cells) in enumerate(groups):
                 left = profile.seconds - (time.perf_counter() - started)
                 share = left / (len(groups) - index)
-                for line in self._content(content, cells, profile.examples, share):
-                    verdicts[line.verdict] += 1
-                    writer.cell(line)
+                for tally in self._content(content, cells, profile.examples, share):
+                    if tally.expectation.kind == "mismatch":
+                        # Only all cells of a known mismatch together say whether it is still there.
+                        waiting.setdefault(tally.expectation.source, []).append(tally)
+                    else:
+                        self._record(tally, tally.verdict(), writer, verdicts)
                 done += len(cells)
                 self.progress(done, len(self.cells))
+            for tallies in waiting.values():
+                gone = healed(tally.verdict() for tally in tallies)
+                for tally in tallies:
+                    verdict = tally.verdict()
+                    if gone and verdict.name == "as-expected":
+                        verdict = Verdict(name="healed", outcome=verdict.outcome)
+                    self._record(tally, verdict, writer, verdicts)
             writer.finish(
                 verdicts=dict(verdicts),
                 pruned=self.plan.pruned,
@@ -206,10 +222,10 @@ class Run:
         return verdicts
 
     def _groups(self) -> list[tuple[str, list[Cell]]]:
-        ordered = sorted(self.cells, key=lambda cell: cell["content"])
-        return [(content, list(cells)) for content, cells in groupby(ordered, key=lambda cell: cell["content"])]
+        ordered = sorted(self.cells, key=content_of)
+        return [(content, list(cells)) for content, cells in groupby(ordered, key=content_of)]
 
-    def _content(self, content: str, cells: list[Cell], count: int, seconds: float) -> Iterator[CellLine]:
+    def _content(self, content: str, cells: list[Cell], count: int, seconds: float) -> list[Tally]:
         tallies = [
             Tally(cell=cell, expectation=expected_of(self.expected, self.axes, cell, self.settings.given))
             for cell in cells
@@ -219,10 +235,11 @@ class Run:
             if number and time.perf_counter() - started > seconds:
                 break
             self.push(example, tallies)
-        for tally in tallies:
-            yield self._line(tally)
+        return tallies
 
     def _examples(self, content: str, count: int) -> Iterable[Example]:
+        if not content:
+            return [examples.NOTHING]
         if self.settings.given is not None:
             return [self.settings.given]
         return (examples.draw(content, self.settings.seed + number) for number in range(count))
@@ -255,8 +272,11 @@ class Run:
         except MemoryError:
             return Outcome(kind="crashed", error_type="MemoryError")
 
-    def _line(self, tally: Tally) -> CellLine:
-        verdict = tally.verdict()
+    def _record(self, tally: Tally, verdict: Verdict, writer: ReportWriter, verdicts: Counter[str]) -> None:
+        verdicts[verdict.name] += 1
+        writer.cell(self._line(tally, verdict))
+
+    def _line(self, tally: Tally, verdict: Verdict) -> CellLine:
         failure: dict[str, Any] | None = None
         if verdict.failed and tally.worst is not None:
             failure = smallest(self, tally, verdict)

@@ -52,7 +52,7 @@ def smallest(run: Run, tally: Tally, verdict: Verdict) -> dict[str, Any]:
 
 def _shrunk(run: Run, tally: Tally, verdict: Verdict) -> Example | None:
     """The smallest state that fails the same way, as Hypothesis finds it; None where it finds none."""
-    content = tally.cell["content"]
+    content = tally.worst[1].content if tally.worst else ""
     if content not in CONTENTS or run.shrunk >= MAX_SHRUNK:
         return None
     run.shrunk += 1
