@@ -1,4 +1,4 @@
-"""What a generator of examples may ask for; a seed answers in microseconds, Hypothesis answers and shrinks."""
+"""What a generator of examples may ask for: a seed answers in microseconds, Hypothesis also shrinks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The contents axis: what a checkpoint can hold that a format, a writer or a reader might get wrong.
 
-Each content shows its feature in every draw, by construction, and is otherwise random; what another content is
-about stays out of it, so that a failure points at one feature.
+Each content shows its feature in every draw, by construction, and is otherwise random; what another content
+is about stays out of it, so that a failure points at one feature.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final
 from matrix.choices import Choices
 from matrix.draft import Draft, contiguous
 from matrix.extras import json_extras, optimizer, python_extras
-from matrix.nodes import DictNode, ListNode, ODictNode, TensorNode, TupleNode
+from matrix.nodes import DictNode, ODictNode, TensorNode
 from matrix.spec import ITEMSIZES, CheckpointSpec, to_node
 
 # Infinities' bits (exponent all ones) and the mantissa's, by dtype: what a NaN is made of.
@@ -270,7 +270,7 @@ _ROWS: Final = (
     _content(
         "plain",
         "A state_dict of contiguous tensors of common dtypes, with dotted keys and _metadata.",
-        _state_dict(lambda draft: None),
+        _state_dict(lambda _: None),
         "metadata",
     ),
     *(
@@ -279,11 +279,19 @@ _ROWS: Final = (
     ),
     _content("zero-dim", "A tensor without dimensions.", _state_dict(_zero_dim)),
     _content("empty", "Tensors without elements.", _state_dict(_empty)),
-    _content("noncontiguous", "A transposed tensor and one with a step.", _state_dict(_noncontiguous), "strides"),
-    _content("channels-last", "An image batch in channels-last order.", _state_dict(_channels_last), "strides"),
+    _content(
+        "noncontiguous", "A transposed tensor and one with a step.", _state_dict(_noncontiguous), "strides"
+    ),
+    _content(
+        "channels-last", "An image batch in channels-last order.", _state_dict(_channels_last), "strides"
+    ),
     _content("expanded", "An expanded tensor: a stride of 0.", _state_dict(_expanded), "strides"),
     _content(
-        "overlapping", "Elements and views that overlap in memory.", _state_dict(_overlapping), "strides", "aliasing"
+        "overlapping",
+        "Elements and views that overlap in memory.",
+        _state_dict(_overlapping),
+        "strides",
+        "aliasing",
     ),
     _content("shared-storage", "One tensor under several names.", _state_dict(_shared_storage), "aliasing"),
     _content(
@@ -295,14 +303,33 @@ _ROWS: Final = (
     ),
     _content("nan-payload", "NaNs with payloads, quiet and signalling.", _state_dict(_nan_payload)),
     _content("negative-zero", "-0.0 beside 0.0.", _state_dict(_negative_zero)),
-    _content("odd-keys", "Keys that are empty, long, not ASCII, or hold dots and control characters.", _state_dict(_odd_keys)),
+    _content(
+        "odd-keys",
+        "Keys that are empty, long, not ASCII, or hold dots and control characters.",
+        _state_dict(_odd_keys),
+    ),
     _content("reserved-keys", "The key that safetensors keeps for itself.", _state_dict(_reserved_keys)),
-    _content("colliding-keys", "Keys that are the same once nesting is flattened.", _state_dict(_colliding_keys), "nesting"),
+    _content(
+        "colliding-keys",
+        "Keys that are the same once nesting is flattened.",
+        _state_dict(_colliding_keys),
+        "nesting",
+    ),
     _content("int-keys", "A dict whose keys are ints.", _int_keys, "no-metadata"),
     _content("nested", "Tensors in dicts, lists and tuples.", _nested, "nesting"),
-    _content("extras-json", "Plain values that JSON can hold, beside a state_dict.", _extras(json_extras), "nesting", "extras"),
     _content(
-        "extras-python", "Plain values that JSON cannot hold, beside a state_dict.", _extras(python_extras), "nesting", "extras"
+        "extras-json",
+        "Plain values that JSON can hold, beside a state_dict.",
+        _extras(json_extras),
+        "nesting",
+        "extras",
+    ),
+    _content(
+        "extras-python",
+        "Plain values that JSON cannot hold, beside a state_dict.",
+        _extras(python_extras),
+        "nesting",
+        "extras",
     ),
     _content("metadata", "A state_dict whose _metadata says more than versions.", _metadata),
     _content("no-metadata", "A dict or an OrderedDict without _metadata.", _no_metadata),
@@ -310,11 +337,13 @@ _ROWS: Final = (
     _content("requires-grad", "A plain tensor that requires gradients.", _state_dict(_requires_grad)),
     _content("conj", "A lazily conjugated tensor.", _state_dict(_conj)),
     _content("neg", "A lazily negated tensor.", _state_dict(_neg)),
-    _content("optimizer", "The state_dict of an Adam optimizer.", _optimizer, "int-keys", "nesting", "extras"),
+    _content(
+        "optimizer", "The state_dict of an Adam optimizer.", _optimizer, "int-keys", "nesting", "extras"
+    ),
     _content("many", "A few hundred tiny tensors.", _many),
     _content("no-tensors", "Plain values only.", _no_tensors, "extras"),
     _content("big-tensor", "A tensor of 256 KiB, larger than most buffers.", _state_dict(_big_tensor)),
-)  # fmt: skip
+)
 
 CONTENTS: Final[Mapping[str, Content]] = MappingProxyType({content.name: content for content in _ROWS})
 if len(CONTENTS) != len(_ROWS):

@@ -60,7 +60,7 @@ class Draft:
         """Add a storage of this many ordinary elements and return its index."""
         return self.storage(finite(dtype, self.choices.bytes(count * ITEMSIZES[dtype])))
 
-    def view(  # noqa: PLR0917 - the facts of a view in torch's own order
+    def view(
         self, storage: int, dtype: str, shape: tuple[int, ...], stride: tuple[int, ...], offset: int = 0
     ) -> TensorNode:
         """Return a tensor over a storage."""

@@ -14,7 +14,7 @@ import torch
 from matrix.drawing import CONTENTS, MODULE_FAMILIES, SeededChoices, draw_module
 from matrix.modules import build_module, example_inputs
 from matrix.modules import forward as run_module
-from matrix.spec import ITEMSIZES, CheckpointSpec, DictNode, ODictNode, TensorNode
+from matrix.spec import CheckpointSpec, DictNode
 from matrix.tensors import describe
 
 MODULE_PREFIX = "module-"
@@ -141,30 +141,3 @@ def from_file(path: Path) -> Example:
             f"({type(error).__name__}: {reason}). Try `compat inspect {path}`"
         ) from error
     return Example(content="state", seed=0, spec=describe(state).normalized())
-
-
-def features(spec: CheckpointSpec) -> tuple[str, ...]:
-    """The contents whose expectations a state shares, judged by what it holds."""
-    found = ["plain"]
-    tensors = [tensor for _, tensor in spec.tensors()]
-    found += [f"dtype-{name}" for name in ITEMSIZES if any(t.dtype == name for t in tensors)]
-    tree = spec.tree
-    if isinstance(tree, DictNode) and not all(isinstance(value, TensorNode) for _, value in tree.items):
-        found.append("extras-json")
-    if len({t.storage for t in tensors}) < len(tensors):
-        found.append("shared-storage")
-    if any(not _is_contiguous(t) for t in tensors):
-        found.append("noncontiguous")
-    if not (isinstance(tree, ODictNode) and tree.metadata is not None):
-        found.remove("plain")
-        found.append("no-metadata")
-    return tuple(found)
-
-
-def _is_contiguous(tensor: TensorNode) -> bool:
-    expected = 1
-    for size, step in zip(reversed(tensor.shape), reversed(tensor.stride), strict=True):
-        if size not in (0, 1) and step != expected:
-            return False
-        expected *= max(size, 1)
-    return True

@@ -187,7 +187,7 @@ class Expectations:
         expected = found[0].expectation
         if claimed is not None and claimed.kind != expected.kind:
             raise KnownError(
-                f"{cell_id} is {expected.kind} by {found[0].id!r} and {claimed.kind} by what its format claims; "
+                f"{cell_id} is {expected.kind} by {found[0].id!r} and {claimed.kind} by its format's claim; "
                 "narrow the entry by `except`"
             )
         return expected

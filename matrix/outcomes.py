@@ -91,10 +91,11 @@ VERDICTS: Final[Mapping[str, tuple[bool, str]]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """A judgement: its name, and the outcome that decided it."""
+    """A judgement: its name, and the outcome and the expectation that decided it."""
 
     name: str
     outcome: Outcome
+    expectation: Expectation = FINE
 
     @property
     def failed(self) -> bool:
@@ -121,41 +122,36 @@ def worst(outcomes: Iterable[Outcome]) -> Outcome:
 def judge(outcome: Outcome, expectation: Expectation) -> Verdict:
     """Judge one outcome."""
     if outcome.kind == "skipped":
-        return Verdict(name="skipped", outcome=outcome)
+        return Verdict(name="skipped", outcome=outcome, expectation=expectation)
     if expectation.kind == "ok":
-        return Verdict(name="as-expected" if outcome.kind == "ok" else "broken", outcome=outcome)
+        return Verdict(name="as-expected" if outcome.kind == "ok" else "broken", outcome=outcome, expectation=expectation)
     claimed = expectation.source == "capability"
     if expectation.explains(outcome):
-        return Verdict(name="refused-as-claimed" if claimed else "known", outcome=outcome)
+        return Verdict(name="refused-as-claimed" if claimed else "known", outcome=outcome, expectation=expectation)
     if outcome.kind == "ok":
-        return Verdict(name="unrefused" if claimed else "healed", outcome=outcome)
-    return Verdict(name="broken" if claimed else "changed", outcome=outcome)
+        return Verdict(name="unrefused" if claimed else "healed", outcome=outcome, expectation=expectation)
+    return Verdict(name="broken" if claimed else "changed", outcome=outcome, expectation=expectation)
 
 
-def judge_all(outcomes: Iterable[Outcome], expectation: Expectation) -> Verdict:
-    """Judge a cell by all its examples.
+def judge_all(judged: Iterable[tuple[Outcome, Expectation]]) -> Verdict:
+    """Judge a cell by all its examples, each against what should have happened to it.
 
     A refusal must happen every time: one example that gets through heals it. Not every example that has a
-    feature also shows what a mismatch breaks, so a cell without one is fine by itself; the known difference
-    as a whole must happen (see `healed`).
+    feature also shows what a mismatch breaks, so one without it is fine; the known difference as a whole must
+    happen somewhere, which only all its cells together can say.
     """
-    listed = list(outcomes)
-    verdicts = [judge(outcome, expectation) for outcome in listed]
-    if expectation.kind == "mismatch":
-        wrong = [v for v in verdicts if v.name in ("broken", "changed")]
-        if not wrong and listed and all(o.kind in ("ok", "mismatch") for o in listed):
-            shown = any(v.name == "known" for v in verdicts)
-            return Verdict(name="known" if shown else "as-expected", outcome=worst(listed))
-        verdicts = wrong or verdicts
+    verdicts = []
+    for outcome, expectation in judged:
+        verdict = judge(outcome, expectation)
+        if verdict.name == "healed" and expectation.kind == "mismatch":
+            verdict = Verdict(name="as-expected", outcome=outcome, expectation=expectation)
+        verdicts.append(verdict)
     failed = [verdict for verdict in verdicts if verdict.failed]
     if failed:
         return min(failed, key=lambda v: (v.name == "healed", KINDS.index(v.outcome.kind)))
-    if not verdicts or all(verdict.name == "skipped" for verdict in verdicts):
-        return Verdict(name="skipped", outcome=worst(listed))
-    return Verdict(name=next(v.name for v in verdicts if v.name != "skipped"), outcome=worst(listed))
-
-
-def healed(verdicts: Iterable[Verdict]) -> bool:
-    """Whether a known mismatch happened in none of the cells that it covers."""
-    names = {verdict.name for verdict in verdicts}
-    return "as-expected" in names and "known" not in names
+    for name in ("known", "refused-as-claimed", "as-expected"):
+        found = [verdict for verdict in verdicts if verdict.name == name]
+        if found:
+            outcome = worst(verdict.outcome for verdict in found)
+            return Verdict(name=name, outcome=outcome, expectation=found[0].expectation)
+    return Verdict(name="skipped", outcome=worst(verdict.outcome for verdict in verdicts))

@@ -1,8 +1,8 @@
 """Build the torch state that a spec describes, and describe a state as a spec, on the spec's JSON form.
 
-One self-contained file in Python 3.6 syntax, standard library and torch only, so that this interpreter and one
-of another torch version judge alike. Features of torch are probed for, never inferred from its version, and
-torch is imported when first used, so that torch-free code may read the dtype table.
+One self-contained file in Python 3.6 syntax, standard library and torch only, so that this interpreter and
+one of another torch version judge alike. Features of torch are probed for, never inferred from its version,
+and torch is imported when first used, so that torch-free code may read the dtype table.
 
 Not described: whether two containers are one object, Python attributes set on tensors, gradients, and the
 byte count of a storage on the device "meta".
@@ -15,7 +15,7 @@ import re
 import struct
 import warnings
 from collections import OrderedDict
-from typing import Any, Callable, Dict, List, Optional, Set, Tuple
+from typing import Any, Callable, Dict, List, Optional, Set
 
 Json = Dict[str, Any]
 
@@ -52,9 +52,10 @@ class _Torch:
 
         self.torch = torch
         self.untyped = getattr(torch, "UntypedStorage", None)
-        self.get_untyped = getattr(torch.Tensor, "untyped_storage", None)
+        # Untyped where torch hands out such storages.
+        self.storage_of = getattr(torch.Tensor, "untyped_storage", torch.Tensor.storage)
         self.lazy_bits = hasattr(torch.Tensor, "is_conj") and hasattr(torch, "_neg_view")
-        self.dtypes = {}  # type: Dict[str, Any]
+        self.dtypes: Dict[str, Any] = {}
         for name, itemsize in ITEMSIZES.items():
             dtype = getattr(torch, name, None)
             if isinstance(dtype, torch.dtype) and self._works(dtype, itemsize):
@@ -74,12 +75,8 @@ class _Torch:
             raise AssertionError(f"the dtype table gives {dtype} {itemsize} bytes, this torch {actual}")
         return True
 
-    def storage_of(self, tensor: Any) -> Any:
-        """Return the storage beneath a tensor, untyped where torch has such storages."""
-        return tensor.storage() if self.get_untyped is None else self.get_untyped(tensor)
 
-
-_TORCH = []  # type: List[_Torch]
+_TORCH: List[_Torch] = []
 
 
 def _this_torch() -> _Torch:
@@ -102,10 +99,10 @@ def build(spec: Json) -> Any:
 
 
 def describe(state: Any, raw: bool = False) -> Json:
-    """Return the spec that describes a torch state; `raw` leaves storage bytes as they are, for use in process.
+    """Return the spec that describes a torch state; `raw` leaves storage bytes unencoded, for use in process.
 
-    Two tensors alias when their storage objects' `_cdata`, the address of torch's own StorageImpl, is the same.
-    Data pointers do not decide: all storages of 0 bytes, and all on the device "meta", share the null pointer.
+    Two tensors alias when their storages' `_cdata`, the address of torch's own StorageImpl, is the same. Data
+    pointers do not decide: all storages of 0 bytes, and all on the device "meta", share the null pointer.
     """
     describer = _Describer(raw)
     tree = describer.node(state, 0)
@@ -117,8 +114,9 @@ class _Builder:
 
     def __init__(self, spec: Json) -> None:
         self.torch = _this_torch()
-        self.specs = spec["storages"]  # type: List[Json]
-        self.storages = {}  # type: Dict[int, Any]
+        self.devices = [str(item["device"]) for item in spec["storages"]]
+        self.bytes = [_decoded(item["data"]) for item in spec["storages"]]
+        self.storages: Dict[int, Any] = {}
 
     def node(self, data: Json) -> Any:
         make = _BUILDERS.get(data["t"])
@@ -137,7 +135,7 @@ class _Builder:
 
     def mapping(self, data: Json) -> Any:
         items = dict if data["t"] == "dict" else OrderedDict
-        result = items((self.node(key), self.node(value)) for key, value in data["v"])  # type: Any
+        result: Any = items((self.node(key), self.node(value)) for key, value in data["v"])
         if len(result) != len(data["v"]):
             raise PeerError("two keys of a dict are equal in Python, expected no 1 beside True")
         if "metadata" in data:
@@ -147,12 +145,12 @@ class _Builder:
     def dtype(self, data: Json) -> Any:
         dtype = getattr(self.torch.torch, data["v"], None)
         if not isinstance(dtype, self.torch.torch.dtype):
-            raise PeerError("this torch has no dtype {!r}".format(data["v"]))
+            raise PeerError(f"this torch has no dtype {data['v']!r}")
         return dtype
 
     def tensor(self, data: Json) -> Any:
         if data["dtype"] not in self.torch.dtypes:
-            raise PeerError("this torch has no tensors of dtype {!r}".format(data["dtype"]))
+            raise PeerError(f"this torch has no tensors of dtype {data['dtype']!r}")
         tensor = self._strided(data)
         if data["conj"] or data["neg"]:
             tensor = self._with_bits(tensor, data)
@@ -169,10 +167,10 @@ class _Builder:
     def _strided(self, data: Json) -> Any:
         """Return a tensor over its storage; torch would silently enlarge a storage that is too short."""
         itemsize = ITEMSIZES[data["dtype"]]
-        spec = self.specs[data["storage"]]
-        if spec["device"] != "meta" and 0 not in data["shape"]:
+        device = self.devices[data["storage"]]
+        if device != "meta" and 0 not in data["shape"]:
             last = data["storage_offset"] + sum((n - 1) * by for n, by in zip(data["shape"], data["stride"]))
-            size = len(self._bytes(data["storage"]))
+            size = len(self.bytes[data["storage"]])
             if (last + 1) * itemsize > size:
                 raise PeerError(
                     f"a tensor of shape {data['shape']} and stride {data['stride']} ends at byte "
@@ -182,18 +180,12 @@ class _Builder:
         storage = self.storages.get(data["storage"])
         if storage is None:
             storage = self.storages[data["storage"]] = self._storage(data["storage"], dtype, itemsize)
-        tensor = self.torch.torch.empty(0, dtype=dtype, device=spec["device"])
+        tensor = self.torch.torch.empty(0, dtype=dtype, device=device)
         tensor.set_(storage, data["storage_offset"], tuple(data["shape"]), tuple(data["stride"]))
         return tensor
 
-    def _bytes(self, index: int) -> bytes:
-        spec = self.specs[index]
-        if not isinstance(spec["data"], bytes):
-            spec = self.specs[index] = {"data": base64.b64decode(spec["data"]), "device": spec["device"]}
-        return bytes(spec["data"])
-
     def _storage(self, index: int, dtype: Any, itemsize: int) -> Any:
-        data, device = self._bytes(index), self.specs[index]["device"]
+        data, device = self.bytes[index], self.devices[index]
         if self.torch.untyped is None:
             # A typed storage: it is as many whole elements long as the first tensor over it says.
             if len(data) % itemsize:
@@ -224,6 +216,10 @@ class _Builder:
         return self.torch.torch._neg_view(tensor) if data["neg"] else tensor
 
 
+def _decoded(data: Any) -> bytes:
+    return data if isinstance(data, bytes) else base64.b64decode(data)
+
+
 def _pack_float(value: float) -> str:
     return struct.pack(">d", value).hex()
 
@@ -237,14 +233,14 @@ def _build_str(_: _Builder, data: Json) -> str:
     return str(bytes.fromhex(data["x"]).decode("utf-8", "surrogatepass") if "x" in data else data["v"])
 
 
-_BUILDERS = {
+_BUILDERS: Dict[str, Callable[[_Builder, Json], Any]] = {
     "none": lambda _, data: None,
     "bool": lambda _, data: data["v"],
     "int": lambda _, data: int(data["v"], 0),
     "float": lambda _, data: _unpack_float(data["v"]),
     "complex": lambda _, data: complex(_unpack_float(data["v"][0]), _unpack_float(data["v"][1])),
     "str": _build_str,
-    "bytes": lambda _, data: base64.b64decode(data["v"]),
+    "bytes": lambda _, data: _decoded(data["v"]),
     "list": _Builder.list,
     "tuple": lambda builder, data: tuple(builder.list(data)),
     "set": _Builder.set,
@@ -254,7 +250,7 @@ _BUILDERS = {
     "dtype": _Builder.dtype,
     "device": lambda builder, data: builder.torch.torch.device(data["v"]),
     "tensor": _Builder.tensor,
-}  # type: Dict[str, Callable[[_Builder, Json], Any]]
+}
 
 
 class _Describer:
@@ -263,9 +259,9 @@ class _Describer:
     def __init__(self, raw: bool) -> None:
         self.torch = _this_torch()
         self.raw = raw
-        self.storages = []  # type: List[Json]
-        self.index = {}  # type: Dict[int, int]
-        self.open = set()  # type: Set[int]
+        self.storages: List[Json] = []
+        self.index: Dict[int, int] = {}
+        self.open: Set[int] = set()
         self.left = MAX_NODES
         torch = self.torch.torch
         self.handlers = dict(_DESCRIBERS)
@@ -300,23 +296,19 @@ class _Describer:
         return {"t": "set", "v": sorted(items, key=lambda item: json.dumps(item, sort_keys=True))}
 
     def mapping(self, value: Any, depth: int) -> Json:
+        attributes = getattr(value, "__dict__", {})
+        if set(attributes) - {"_metadata"}:
+            return _opaque(value, f"has the attributes {sorted(attributes)}")
         pairs = [[self.node(key, depth), self.node(item, depth)] for key, item in value.items()]
-        if type(value) is dict:
-            return {"t": "dict", "v": pairs}
-        if set(value.__dict__) - {"_metadata"}:
-            return _opaque(value, f"has the attributes {sorted(value.__dict__)}")
-        data = {"t": "odict", "v": pairs}  # type: Json
-        if "_metadata" in value.__dict__:
-            data["metadata"] = self.node(value._metadata, depth)
+        data: Json = {"t": "dict" if type(value) is dict else "odict", "v": pairs}
+        if attributes:
+            data["metadata"] = self.node(attributes["_metadata"], depth)
         return data
 
     def tensor(self, value: Any, depth: int) -> Json:
         dtype = self.torch.names.get(value.dtype)
-        if (
-            dtype is None
-            or value.layout is not self.torch.torch.strided
-            or getattr(value, "is_nested", False)
-        ):
+        strided = value.layout is self.torch.torch.strided and not getattr(value, "is_nested", False)
+        if dtype is None or not strided:
             return _opaque(value)
         kind = "buffer" if getattr(value, "_is_buffer", False) else "tensor"
         if type(value) is self.torch.torch.nn.Parameter:
@@ -388,24 +380,16 @@ def _opaque(value: Any, reason: Optional[str] = None) -> Json:
 
 Handler = Callable[[_Describer, Any, int], Json]
 
-_CONTAINERS = {
-    list: _Describer.sequence,
-    tuple: _Describer.sequence,
-    set: _Describer.set,
-    dict: _Describer.mapping,
-    OrderedDict: _Describer.mapping,
-}  # type: Dict[type, Handler]
+_CONTAINERS: Dict[type, Handler] = {list: _Describer.sequence, tuple: _Describer.sequence}
+_CONTAINERS.update({set: _Describer.set, dict: _Describer.mapping, OrderedDict: _Describer.mapping})
 
-_DESCRIBERS = {
+_DESCRIBERS: Dict[type, Handler] = {
     type(None): lambda _, value, depth: {"t": "none"},
     bool: lambda _, value, depth: {"t": "bool", "v": value},
     int: _describe_int,
     float: lambda _, value, depth: {"t": "float", "v": _pack_float(value)},
-    complex: lambda _, value, depth: {
-        "t": "complex",
-        "v": [_pack_float(value.real), _pack_float(value.imag)],
-    },
+    complex: lambda _, z, depth: {"t": "complex", "v": [_pack_float(z.real), _pack_float(z.imag)]},
     str: _describe_str,
     bytes: lambda _, value, depth: {"t": "bytes", "v": base64.b64encode(value).decode("ascii")},
-}  # type: Dict[type, Handler]
+}
 _DESCRIBERS.update((container, _Describer.container) for container in _CONTAINERS)

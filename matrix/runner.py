@@ -24,14 +24,16 @@ from matrix.checks import CHECKS, Bench
 from matrix.claims import claims
 from matrix.examples import Example
 from matrix.expectations import Expectations, load_known
+from matrix.features import dtypes, features
 from matrix.implementations import IMPLEMENTATIONS, Implementation
 from matrix.limits import time_limit
-from matrix.outcomes import Expectation, Outcome, Verdict, healed, judge_all
+from matrix.outcomes import Expectation, Outcome, Verdict, judge, judge_all
 from matrix.report import CellLine, ReportWriter
 from matrix.shrinking import smallest
 
 # Contents that are not drawn: the user's own module, or a real file.
 GIVEN: Final = ("model", "state")
+GENERAL_MODULE: Final = "module-mixed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,36 +121,64 @@ def expectations(*, strict_cells: Sequence[str] | None = None) -> Expectations:
     return found
 
 
-def expected_of(expected: Expectations, axes: Axes, cell: Cell, given: Example | None) -> Expectation:
-    """What should happen in a cell; a given state shares the expectations of the features it has."""
-    if given is None or not content_of(cell):
-        return expected.for_cell(cell.id)
-    twins = (cell.with_(axes, content=feature).id for feature in examples.features(given.spec))
-    return expected.combined(twins)
+# Whether a known mismatch that was expected somewhere was seen anywhere, by its source.
+Shown = dict[str, bool]
 
 
 @dataclass(slots=True, kw_only=True)
 class Tally:
-    """What happened in one cell so far."""
+    """What happened in one cell so far.
+
+    Attributes:
+        cell: the cell; expect: what should happen there to an example.
+        judged: what happened to each example, and what should have.
+        worst: the smallest example that failed, with its size.
+    """
 
     cell: Cell
-    expectation: Expectation
-    outcomes: list[Outcome] = field(default_factory=list)
+    expect: Callable[[Cell, Example], Expectation]
+    judged: list[tuple[Outcome, Expectation]] = field(default_factory=list)
     worst: tuple[int, Example] | None = None
     seconds: float = 0.0
 
     def add(self, outcome: Outcome, example: Example, seconds: float) -> None:
         """Count one example; of those that fail, the smallest is kept."""
-        self.outcomes.append(outcome)
+        expectation = self.expect(self.cell, example)
+        self.judged.append((outcome, expectation))
         self.seconds += seconds
-        if judge_all([outcome], self.expectation).failed:
+        if judge_all([(outcome, expectation)]).failed:
             size = example.spec.size_bytes + sum(1 for _ in example.spec.tensors())
             if self.worst is None or size < self.worst[0]:
                 self.worst = (size, example)
 
     def verdict(self) -> Verdict:
         """The judgement of all examples."""
-        return judge_all(self.outcomes, self.expectation)
+        return judge_all(self.judged)
+
+    def mismatches(self) -> dict[str, bool]:
+        """The known mismatches that were expected here, and whether each was seen."""
+        found: dict[str, bool] = {}
+        for outcome, expectation in self.judged:
+            if expectation.kind == "mismatch":
+                seen = judge(outcome, expectation).name == "known"
+                found[expectation.source] = found.get(expectation.source, False) or seen
+        return found
+
+
+def with_healed(tallies: Sequence[Tally]) -> list[tuple[Tally, Verdict]]:
+    """The verdicts of cells that expect known mismatches: one that was seen in none of them is healed."""
+    shown: Shown = {}
+    for tally in tallies:
+        for source, seen in tally.mismatches().items():
+            shown[source] = shown.get(source, False) or seen
+    judged = []
+    for tally in tallies:
+        verdict = tally.verdict()
+        gone = next((e for _, e in tally.judged if shown.get(e.source) is False), None)
+        if verdict.name == "as-expected" and gone is not None:
+            verdict = Verdict(name="healed", outcome=verdict.outcome, expectation=gone)
+        judged.append((tally, verdict))
+    return judged
 
 
 def content_of(cell: Cell) -> str:
@@ -193,26 +223,21 @@ class Run:
             "platform": platform.platform(),
         }
         done = 0
-        waiting: dict[str, list[Tally]] = {}
+        waiting: list[Tally] = []
         with ReportWriter(self.settings.out / "report.jsonl", header) as writer:
             for index, (content, cells) in enumerate(groups):
                 left = profile.seconds - (time.perf_counter() - started)
                 share = left / (len(groups) - index)
                 for tally in self._content(content, cells, profile.examples, share):
-                    if tally.expectation.kind == "mismatch":
+                    if self.settings.given is None and tally.mismatches():
                         # Only all cells of a known mismatch together say whether it is still there.
-                        waiting.setdefault(tally.expectation.source, []).append(tally)
+                        waiting.append(tally)
                     else:
                         self._record(tally, tally.verdict(), writer, verdicts)
                 done += len(cells)
                 self.progress(done, len(self.cells))
-            for tallies in waiting.values():
-                gone = healed(tally.verdict() for tally in tallies)
-                for tally in tallies:
-                    verdict = tally.verdict()
-                    if gone and verdict.name == "as-expected":
-                        verdict = Verdict(name="healed", outcome=verdict.outcome)
-                    self._record(tally, verdict, writer, verdicts)
+            for tally, verdict in with_healed(waiting):
+                self._record(tally, verdict, writer, verdicts)
             writer.finish(
                 verdicts=dict(verdicts),
                 pruned=self.plan.pruned,
@@ -226,10 +251,7 @@ class Run:
         return [(content, list(cells)) for content, cells in groupby(ordered, key=content_of)]
 
     def _content(self, content: str, cells: list[Cell], count: int, seconds: float) -> list[Tally]:
-        tallies = [
-            Tally(cell=cell, expectation=expected_of(self.expected, self.axes, cell, self.settings.given))
-            for cell in cells
-        ]
+        tallies = [Tally(cell=cell, expect=self.expect) for cell in cells]
         started = time.perf_counter()
         for number, example in enumerate(self._examples(content, count)):
             if number and time.perf_counter() - started > seconds:
@@ -243,6 +265,23 @@ class Run:
         if self.settings.given is not None:
             return [self.settings.given]
         return (examples.draw(content, self.settings.seed + number) for number in range(count))
+
+    def expect(self, cell: Cell, example: Example) -> Expectation:
+        """What should happen to an example in a cell: what should to each of the features it has."""
+        content = content_of(cell)
+        if content in GIVEN:
+            shared = ("plain", GENERAL_MODULE, *features(example.spec))
+        elif content.startswith(examples.MODULE_PREFIX):
+            shared = (content, *features(example.spec))
+        elif content:
+            shared = (content, *dtypes(example.spec))
+        else:
+            return self.expected.for_cell(cell.id)
+        return self.expected.combined(self._twin(cell, content, feature) for feature in dict.fromkeys(shared))
+
+    @staticmethod
+    def _twin(cell: Cell, content: str, feature: str) -> str:
+        return cell.id if feature == content else f"{cell.id.removesuffix(content)}{feature}"
 
     def push(self, example: Example, tallies: Iterable[Tally]) -> None:
         """Push one example through cells."""
@@ -284,9 +323,9 @@ class Run:
             id=tally.cell.id,
             axes=dict(tally.cell.values),
             outcome=verdict.outcome,
-            expectation=tally.expectation,
+            expectation=verdict.expectation,
             verdict=verdict.name,
-            examples=len(tally.outcomes),
+            examples=len(tally.judged),
             seconds=round(tally.seconds, 6),
             failure=failure,
         )

@@ -10,7 +10,7 @@ from hypothesis.errors import NoSuchExample
 
 from matrix.drawing import CONTENTS
 from matrix.examples import Example
-from matrix.outcomes import Outcome, Verdict, judge_all
+from matrix.outcomes import Outcome, Verdict
 from matrix.reproduce import script
 from matrix.spec import CheckpointSpec
 from matrix.strategies import content_states
@@ -36,7 +36,7 @@ def smallest(run: Run, tally: Tally, verdict: Verdict) -> dict[str, Any]:
         example.spec,
         tally.cell,
         suffix=run.suffixes[tally.cell["format"]],
-        expected=_expected_text(tally),
+        expected=_expected_text(verdict),
         seen=_seen_text(verdict.outcome),
     )
     folder = run.settings.out / "reproducers"
@@ -58,9 +58,9 @@ def _shrunk(run: Run, tally: Tally, verdict: Verdict) -> Example | None:
     run.shrunk += 1
 
     def fails(spec: CheckpointSpec) -> bool:
-        trial = type(tally)(cell=tally.cell, expectation=tally.expectation)
+        trial = type(tally)(cell=tally.cell, expect=tally.expect)
         run.push(Example(content=content, seed=-1, spec=spec), [trial])
-        return judge_all(trial.outcomes, tally.expectation).name == verdict.name
+        return trial.verdict().name == verdict.name
 
     try:
         spec = find(
@@ -80,8 +80,8 @@ def _shrunk(run: Run, tally: Tally, verdict: Verdict) -> Example | None:
     return Example(content=content, seed=-1, spec=spec)
 
 
-def _expected_text(tally: Tally) -> str:
-    wanted = tally.expectation
+def _expected_text(verdict: Verdict) -> str:
+    wanted = verdict.expectation
     return f"{wanted.kind} ({wanted.reason})" if wanted.reason else wanted.kind
 
 

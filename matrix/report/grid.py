@@ -52,6 +52,8 @@ class Grid:
         columns: the modes; rows: (format, writer, reader) → mode → square, in order.
         known: known difference → its reason, its link and how many cells showed it.
         claimed: reason → cells that refused what their format does not claim.
+        skipped: reason → cells that were not run; pruned: rule → combinations that are no cells.
+        not_selected: cells that the run was not asked for.
         totals: verdict → cells.
     """
 
@@ -59,6 +61,9 @@ class Grid:
     rows: Mapping[tuple[str, str, str], Mapping[str, Square]]
     known: Mapping[str, tuple[str, str, int]]
     claimed: Mapping[str, int]
+    skipped: Mapping[str, int]
+    pruned: Mapping[str, int]
+    not_selected: int
     totals: Mapping[str, int]
 
 
@@ -84,6 +89,11 @@ def make_grid(report: Report) -> Grid:
         rows=dict(sorted(rows.items())),
         known=_known(report.cells),
         claimed=Counter(c.expectation.reason for c in report.cells if c.verdict == "refused-as-claimed"),
+        skipped=Counter(
+            c.outcome.message or "no reason given" for c in report.cells if c.verdict == "skipped"
+        ),
+        pruned={rule: count for rule, count in report.footer.get("pruned", {}).items() if count},
+        not_selected=report.footer.get("not_run", 0),
         totals=Counter(cell.verdict for cell in report.cells),
     )
 
@@ -96,3 +106,30 @@ def _known(cells: Iterable[CellLine]) -> dict[str, tuple[str, str, int]]:
             count = found.get(name, ("", "", 0))[2] + 1
             found[name] = (cell.expectation.reason, cell.expectation.link, count)
     return dict(sorted(found.items(), key=lambda item: -item[1][2]))
+
+
+def summary(report: Report) -> str:
+    """The last line: how many cells got which verdict, failures first."""
+    totals = Counter(cell.verdict for cell in report.cells)
+    examples = sum(cell.examples for cell in report.cells)
+    ordered = sorted(totals.items(), key=lambda item: not VERDICTS[item[0]][0])
+    parts = ", ".join(f"{count:,} {name}" for name, count in ordered)
+    seconds = report.footer.get("seconds")
+    took = "" if seconds is None else f" in {seconds:.1f} s"
+    return f"{len(report.cells):,} cells, {examples:,} examples: {parts or 'nothing was run'}{took}"
+
+
+def story(cell: CellLine) -> dict[str, str]:
+    """A failed cell in the words that every picture uses: what it means, what was expected, what was seen."""
+    wanted, outcome = cell.expectation, cell.outcome
+    where = f" at {outcome.stage}" if outcome.stage else ""
+    said = ": ".join(text for text in (outcome.error_type, outcome.message) if text)
+    told = {
+        "meaning": VERDICTS[cell.verdict][1],
+        "expected": f"{wanted.kind}: {wanted.reason}" if wanted.reason else wanted.kind,
+        "seen": f"{outcome.kind}{where}" + (f": {said}" if said else ""),
+    }
+    if cell.failure and cell.failure.get("reproducer"):
+        what = "smallest example" if cell.failure.get("shrunk") else "an example"
+        told[what] = f"python {cell.failure['reproducer']}"
+    return told

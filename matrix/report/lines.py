@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import secrets
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Final
+from typing import IO, Any, Final, final
 
 from matrix.outcomes import VERDICTS, Expectation, Outcome
 
@@ -20,7 +22,7 @@ class ReportError(ValueError):
     """A file that is no report, or one that contradicts itself."""
 
 
-class CutReport(ReportError):
+class CutReport(ReportError):  # noqa: N818 - it names what the file is, not what went wrong in reading
     """A report without a footer: the run was cut.
 
     Attributes:
@@ -80,7 +82,21 @@ class CellLine:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CellLine:
-        """The line that `to_json` wrote."""
+        """The line that `to_json` wrote.
+
+        Raises:
+            ReportError: a field is missing or holds what no run writes.
+        """
+        try:
+            return cls._from_json(data)
+        except (KeyError, TypeError, ValueError) as error:
+            what = f"has no {error}" if isinstance(error, KeyError) else str(error)
+            raise ReportError(f"the cell {data.get('id')!r} is broken: {what}") from error
+
+    @classmethod
+    def _from_json(cls, data: Mapping[str, Any]) -> CellLine:
+        if data["verdict"] not in VERDICTS:
+            raise ValueError(f"the verdict is {data['verdict']!r}; expected one of {', '.join(VERDICTS)}")
         outcome, wanted = dict(data["outcome"]), dict(data["expected"])
         outcome["facets"] = tuple(outcome.get("facets", ()))
         wanted["facets"] = frozenset(wanted.get("facets", ()))
@@ -96,6 +112,7 @@ class CellLine:
         )
 
 
+@final
 class ReportWriter:
     """Writes a report line by line, so that a cut run leaves what it had.
 
@@ -105,7 +122,13 @@ class ReportWriter:
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
         self._path = path
-        self._header = {"line": "header", "schema": SCHEMA, "started": _now(), **header}
+        self._header = {
+            "line": "header",
+            "schema": SCHEMA,
+            "run": secrets.token_hex(8),
+            "started": _now(),
+            **header,
+        }
         self._file: IO[str] | None = None
 
     def __enter__(self) -> ReportWriter:
@@ -156,27 +179,59 @@ class Report:
         """Read a report.
 
         Raises:
-            CutReport: it has no footer.
-            ReportError: it is no report, of another schema, or names a cell twice.
+            CutReport: it has no footer; what was readable comes with the error.
+            ReportError: it is no report, of another schema, names a cell twice, or contradicts its footer.
         """
-        try:
-            lines = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines() if text.strip()]
-        except OSError as error:
-            raise ReportError(f"{path} cannot be read: {error.strerror}") from error
-        except ValueError as error:
-            raise ReportError(f"{path} is no report: {error}; expected one JSON object per line") from error
-        header = lines[0] if lines and isinstance(lines[0], dict) else {}
+        lines = _parsed(path)
+        header = lines[0] if lines else {}
         if header.get("line") != "header":
             raise ReportError(f"{path} is no report: it does not begin with a header")
         if header.get("schema") != SCHEMA:
             raise ReportError(f"{path} has schema {header.get('schema')!r}; expected {SCHEMA}")
-        cells = tuple(CellLine.from_json(line) for line in lines[1:] if line.get("line") == "cell")
-        names = [cell.id for cell in cells]
-        if len(set(names)) != len(names):
-            doubled = next(name for name in names if names.count(name) > 1)
-            raise ReportError(f"{path} names the cell {doubled} twice")
         footer = lines[-1] if lines[-1].get("line") == "footer" else None
+        body = lines[1:] if footer is None else lines[1:-1]
+        strange = [line.get("line") for line in body if line.get("line") != "cell"]
+        if strange:
+            raise ReportError(f"{path} has the line {strange[0]!r} among its cells; expected 'cell'")
+        cells = tuple(CellLine.from_json(line) for line in body)
+        doubled = [name for name, count in Counter(cell.id for cell in cells).items() if count > 1]
+        if doubled:
+            raise ReportError(f"{path} names the cell {doubled[0]} twice")
         report = cls(header=header, cells=cells, footer=footer or {})
         if footer is None:
             raise CutReport(f"{path} has no footer after {len(cells)} cells: the run was cut", report)
+        counted, claimed = dict(Counter(cell.verdict for cell in cells)), footer.get("verdicts")
+        if claimed is not None and claimed != counted:
+            raise ReportError(f"{path} holds the verdicts {counted}; its footer says {claimed}")
         return report
+
+
+def _parsed(path: Path) -> list[dict[str, Any]]:
+    """The lines as JSON objects; a last line that was not finished is left out, for the run was cut there."""
+    try:
+        texts = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise ReportError(f"{path} cannot be read: {error.strerror}") from error
+    # A run that is killed while it writes leaves the beginning of an object, which is never JSON.
+    if not _is_json(texts[-1]):
+        texts.pop()
+    lines = []
+    for number, text in enumerate(texts, 1):
+        try:
+            line = json.loads(text)
+        except ValueError as error:
+            raise ReportError(f"{path} is no report: line {number} is no JSON: {error}") from error
+        if not isinstance(line, dict):
+            raise ReportError(
+                f"{path} is no report: line {number} is a {type(line).__name__}; expected an object"
+            )
+        lines.append(line)
+    return lines
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
