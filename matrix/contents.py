@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from matrix.choices import Choices
 from matrix.draft import Draft, contiguous
-from matrix.extras import json_extras, optimizer, python_extras
+from matrix.extras import empty_bytes, json_extras, optimizer, python_extras
 from matrix.nodes import DictNode, ODictNode, TensorNode
 from matrix.spec import ITEMSIZES, CheckpointSpec, to_node
 
@@ -331,6 +331,7 @@ _ROWS: Final = (
         "nesting",
         "extras",
     ),
+    _content("empty-bytes", "Empty bytes, beside a state_dict.", _extras(empty_bytes), "nesting", "extras"),
     _content("metadata", "A state_dict whose _metadata says more than versions.", _metadata),
     _content("no-metadata", "A dict or an OrderedDict without _metadata.", _no_metadata),
     _content("parameters", "Parameters that require gradients, and that do not.", _state_dict(_parameters)),

@@ -23,13 +23,18 @@ def json_extras(choices: Choices) -> dict[str, Any]:
     }
 
 
+def empty_bytes(choices: Choices) -> dict[str, Any]:
+    """Return empty bytes, which pickle protocol 2 writes in another way than any other bytes."""
+    return {"raw": b"", "epoch": choices.integer(0, 9)}
+
+
 def python_extras(choices: Choices) -> dict[str, Any]:
     """Return one value of every plain kind that JSON has no word for."""
     big = int.from_bytes(choices.bytes(12), "little") | 1 << 80
     payload = int.from_bytes(choices.bytes(6), "little")
     return {
         "betas": (choices.pick((0.9, 0.5)), 0.999),
-        "raw": choices.bytes(choices.integer(0, 9)),
+        "raw": choices.bytes(choices.integer(1, 9)),
         "z": complex(choices.integer(0, 3), -0.0),
         "seen": {choices.integer(2, 9), choices.text(), 1},
         "nan": FloatNode(bits=f"{0x7FF8 << 48 | payload:016x}"),

@@ -6,7 +6,10 @@ tensor can be of a dtype that a format cannot name.
 
 from __future__ import annotations
 
-from matrix.nodes import DictNode, StrNode, TensorNode
+from collections.abc import Iterator
+
+from matrix.nodes import BytesNode, DictNode, Node, StrNode, TensorNode
+from matrix.paths import children
 from matrix.spec import CheckpointSpec
 
 
@@ -25,11 +28,19 @@ def features(spec: CheckpointSpec) -> tuple[str, ...]:
         found.append("nested")
     elif isinstance(tree, DictNode) and not all(isinstance(key, StrNode) for key, _ in tree.items):
         found.append("int-keys")
+    if BytesNode(value=b"") in _nodes(tree):
+        found.append("empty-bytes")
     if any(not _is_contiguous(tensor) for tensor in tensors):
         found.append("noncontiguous")
     if _is_tied(tensors):
         found.append("shared-storage")
     return tuple(found)
+
+
+def _nodes(node: Node) -> Iterator[Node]:
+    yield node
+    for _, below in children("", node):
+        yield from _nodes(below)
 
 
 def _is_tied(tensors: list[TensorNode]) -> bool:

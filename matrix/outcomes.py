@@ -124,10 +124,14 @@ def judge(outcome: Outcome, expectation: Expectation) -> Verdict:
     if outcome.kind == "skipped":
         return Verdict(name="skipped", outcome=outcome, expectation=expectation)
     if expectation.kind == "ok":
-        return Verdict(name="as-expected" if outcome.kind == "ok" else "broken", outcome=outcome, expectation=expectation)
+        return Verdict(
+            name="as-expected" if outcome.kind == "ok" else "broken", outcome=outcome, expectation=expectation
+        )
     claimed = expectation.source == "capability"
     if expectation.explains(outcome):
-        return Verdict(name="refused-as-claimed" if claimed else "known", outcome=outcome, expectation=expectation)
+        return Verdict(
+            name="refused-as-claimed" if claimed else "known", outcome=outcome, expectation=expectation
+        )
     if outcome.kind == "ok":
         return Verdict(name="unrefused" if claimed else "healed", outcome=outcome, expectation=expectation)
     return Verdict(name="broken" if claimed else "changed", outcome=outcome, expectation=expectation)

@@ -30,6 +30,9 @@ from matrix.spec import CheckpointSpec, StorageSpec
 # The name that safetensors keeps for itself.
 _RESERVED: Final = "__metadata__"
 
+# What wrappers put in front of keys.
+_WRAPPERS: Final = ("module.", "_orig_mod.")
+
 Steps = tuple[str, ...]
 
 
@@ -108,3 +111,31 @@ def _array(tensor: TensorNode, storage: int, nbytes: int) -> TensorNode:
         stride.append(step)
         step *= max(size, 1)
     return TensorNode(dtype=dtype, shape=shape, stride=tuple(reversed(stride)), storage=storage)
+
+
+def _is_state(node: Node) -> bool:
+    return (
+        isinstance(node, DictNode)
+        and bool(node.items)
+        and all(isinstance(key, StrNode) and isinstance(value, TensorNode) for key, value in node.items)
+    )
+
+
+def bare_state(spec: CheckpointSpec) -> CheckpointSpec | None:
+    """The one state_dict that a checkpoint is or holds, without wrappers' prefixes; None where there is none."""
+    found = [spec.tree] if _is_state(spec.tree) else []
+    if not found and isinstance(spec.tree, DictNode):
+        found = [value for _, value in spec.tree.items if _is_state(value)]
+    if len(found) != 1:
+        return None
+    state = CheckpointSpec(storages=spec.storages, tree=found[0]).normalized()
+    while (prefix := _wrapper(found[0])) is not None:
+        state = state.rename_keys(lambda key, cut=prefix: "" if cut == key else key.removeprefix(cut))
+        found = [state.tree]
+    return state
+
+
+def _wrapper(state: Node) -> str | None:
+    """The wrapper that all keys begin with."""
+    keys = [key.value for key, _ in state.items if isinstance(key, StrNode)] if isinstance(state, DictNode) else []
+    return next((wrapper for wrapper in _WRAPPERS if keys and all(key.startswith(wrapper) for key in keys)), None)

@@ -228,7 +228,7 @@ class Run:
             for index, (content, cells) in enumerate(groups):
                 left = profile.seconds - (time.perf_counter() - started)
                 share = left / (len(groups) - index)
-                for tally in self._content(content, cells, profile.examples, share):
+                for tally in self.content(content, cells, profile.examples, share):
                     if self.settings.given is None and tally.mismatches():
                         # Only all cells of a known mismatch together say whether it is still there.
                         waiting.append(tally)
@@ -250,16 +250,18 @@ class Run:
         ordered = sorted(self.cells, key=content_of)
         return [(content, list(cells)) for content, cells in groupby(ordered, key=content_of)]
 
-    def _content(self, content: str, cells: list[Cell], count: int, seconds: float) -> list[Tally]:
+    def content(self, content: str, cells: list[Cell], count: int, seconds: float) -> list[Tally]:
+        """Try examples of one content in its cells: one at least, `count` at most, while there is time."""
         tallies = [Tally(cell=cell, expect=self.expect) for cell in cells]
         started = time.perf_counter()
-        for number, example in enumerate(self._examples(content, count)):
+        for number, example in enumerate(self.examples(content, count)):
             if number and time.perf_counter() - started > seconds:
                 break
             self.push(example, tallies)
         return tallies
 
-    def _examples(self, content: str, count: int) -> Iterable[Example]:
+    def examples(self, content: str, count: int) -> Iterable[Example]:
+        """The examples of a content, each drawn when it is asked for."""
         if not content:
             return [examples.NOTHING]
         if self.settings.given is not None:
@@ -288,19 +290,23 @@ class Run:
         with tempfile.TemporaryDirectory(prefix="matrix-") as folder, warnings.catch_warnings():
             # What torch and others warn of while they read and write is no verdict.
             warnings.simplefilter("ignore")
-            bench = Bench(
-                example,
-                Path(folder),
-                suffixes=self.suffixes,
-                keeps_hidden=self.keeps_hidden,
-                projected=self.projected,
-                implementations=self.settings.implementations,
-            )
+            bench = self.bench(example, Path(folder))
             for tally in tallies:
                 started = time.perf_counter()
                 outcome = self._try(tally.cell, bench)
                 tally.add(outcome, example, time.perf_counter() - started)
             bench.close()
+
+    def bench(self, example: Example, folder: Path) -> Bench:
+        """The work on one example."""
+        return Bench(
+            example,
+            folder,
+            suffixes=self.suffixes,
+            keeps_hidden=self.keeps_hidden,
+            projected=self.projected,
+            implementations=self.settings.implementations,
+        )
 
     def _try(self, cell: Cell, bench: Bench) -> Outcome:
         try:

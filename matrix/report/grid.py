@@ -28,12 +28,14 @@ class Square:
 
     @property
     def text(self) -> str:
-        """The square in a few characters: `60`, `57 +3`, `1 FAIL`."""
+        """The square in a few characters: `60`, `57 +3`, `57 +2, 1 FAIL (4)`."""
         failed = sum(count for name, count in self.verdicts.items() if VERDICTS[name][0])
         fine = self.verdicts["as-expected"]
         noted = self.verdicts["known"] + self.verdicts["refused-as-claimed"]
         parts = [str(fine)] if fine else []
         parts += [f"+{noted}"] if noted else []
+        if failed and parts:
+            parts[-1] += ","
         parts += [f"{failed} FAIL"] if failed else []
         parts += [f"({self.verdicts['skipped']})"] if self.verdicts["skipped"] else []
         return " ".join(parts) or "-"

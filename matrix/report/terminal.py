@@ -21,7 +21,7 @@ _LEGEND = (
 def render_terminal(report: Report, console: Console, *, max_failures: int = 20) -> None:
     """Print the grid, what is known, what was not run, and what failed."""
     grid = make_grid(report)
-    console.print(_table(grid))
+    console.print(_table(grid, console.width))
     console.print(_LEGEND, style="dim", highlight=False)
     _print_known(grid, console)
     _print_counts("refused because the format does not claim it (+)", grid.claimed, console)
@@ -41,25 +41,40 @@ def render_terminal(report: Report, console: Console, *, max_failures: int = 20)
     console.print(summary(report), style="bold green" if fine else "bold red", highlight=False)
 
 
-def _table(grid: Grid) -> Table:
+def _table(grid: Grid, width: int) -> Table:
+    """The grid: a heading per format, a row per writer and reader; what does not fit wraps between words."""
+    from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(show_header=True, header_style="bold", pad_edge=False, expand=False)
-    table.add_column("format", no_wrap=True)
-    table.add_column("writer > reader", no_wrap=True)
-    for column in grid.columns:
-        # A zero-width space is where a narrow terminal may break the name.
-        table.add_column(column.replace("_", "_\u200b"), justify="right")
+    title = "  writer > reader"
+    first = max([len(title), *(len(f"  {writer} > {reader}") for _, writer, reader in grid.rows)])
+    texts = {
+        column: [
+            column,
+            *(squares[column].text for squares in grid.rows.values() if column in squares),
+        ]
+        for column in grid.columns
+    }
+    narrow = first + sum(max(map(len, shown)) + 2 for shown in texts.values()) > width
+    table = Table(box=SIMPLE_HEAD, padding=(0, 0 if narrow else 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column(f"format\n{title}", no_wrap=True)
+    for column, shown in texts.items():
+        # Left to itself, rich takes the room from the widest columns and breaks words in the others.
+        heading = column.replace("_", "_\n", 1) if narrow else column
+        words = [word for text in (heading, *shown[1:]) for word in text.split()]
+        table.add_column(heading, justify="right", width=max(map(len, words)) if narrow else None)
     last = ""
     for (name, writer, reader), squares in grid.rows.items():
+        if name != last:
+            table.add_row(f"[bold]{escape(name)}[/]")
+        last = name
         shown = []
         for column in grid.columns:
             square = squares.get(column)
             text = square.text if square else "-"
             shown.append(f"[bold red]{text}[/]" if square and square.failed else text)
-        table.add_row(escape(name) if name != last else "", escape(f"{writer} > {reader}"), *shown)
-        last = name
+        table.add_row(escape(f"  {writer} > {reader}"), *shown)
     return table
 
 

@@ -181,14 +181,19 @@ def test_a_state_with_several_features_shares_what_is_expected_of_each() -> None
     assert found.combined([]) is FINE
     assert found.combined([zips + "plain"]) is FINE
     both = found.combined([zips + "plain", zips + "stride", zips + "bytes"])
-    assert (both.kind, both.facets) == ("mismatch", {"stride", "bytes"})
+    assert (both.kind, both.facets) == ("mismatch", frozenset({"stride", "bytes"}))
     assert found.combined([zips + "stride", CELL]).source == "known:no-float8"
 
 
 def test_of_several_refusals_the_earliest_is_expected() -> None:
-    early = changed(id='"at-write"', stage='"write"', cells='["roundtrip:torch-legacy:torch>torch:wo:early"]')
+    early = changed(
+        id='"refused-at-write"', stage='"write"', cells='["roundtrip:torch-legacy:torch>torch:wo:early"]'
+    )
     found = expectations(REFUSAL + early)
-    assert found.combined([CELL, "roundtrip:torch-legacy:torch>torch:wo:early"]).source == "known:at-write"
+    assert (
+        found.combined([CELL, "roundtrip:torch-legacy:torch>torch:wo:early"]).source
+        == "known:refused-at-write"
+    )
 
 
 def test_a_crash_of_one_feature_is_not_forgotten() -> None:

@@ -251,7 +251,7 @@ def test_the_grid_counts_every_cell_once(path: Path) -> None:
         ({"as-expected": 60}, "60"),
         ({"as-expected": 57, "known": 2, "refused-as-claimed": 1}, "57 +3"),
         ({"broken": 1, "healed": 1}, "2 FAIL"),
-        ({"as-expected": 4, "changed": 1, "skipped": 2}, "4 1 FAIL (2)"),
+        ({"as-expected": 4, "changed": 1, "skipped": 2}, "4, 1 FAIL (2)"),
         ({"skipped": 2}, "(2)"),
     ],
 )
@@ -287,6 +287,31 @@ def test_the_terminal_fits_80_columns_but_for_what_is_copied(path: Path) -> None
         assert name in table
         assert f"{writer} > {reader}" in table
     assert "…" not in table, "nothing in the grid is cut off"
+    words = set(table.split())
+    assert words >= {"weights_", "only", "full", "mmap", "map_", "location", "prefix", "protocol"}
+
+
+@pytest.mark.parametrize("width", [74, 80])
+def test_large_counts_wrap_and_are_not_cut_off(path: Path, width: int) -> None:
+    names = [*["as-expected"] * 1234, *["known"] * 567, *["broken"] * 89, *["skipped"] * 21]
+    cells = [
+        line(number, name, pair=PAIRS[0], mode=mode)
+        for mode in MODES.values()
+        for number, name in enumerate(names)
+    ]
+    text = shown(Report.read(written(path, cells)), width=width)
+    table = text[: text.index("numbers are cells")]
+    assert max(map(cell_len, table.splitlines())) <= width
+    for part in ("1234", "+567,", "89", "FAIL", "(21)"):
+        assert table.split().count(part) == len(MODES), part
+    assert {"weights_", "only", "map_", "location", "prefix", "protocol"} <= set(table.split())
+
+
+def test_with_room_nothing_wraps(path: Path) -> None:
+    text = shown(Report.read(written(path, everything())), width=120)
+    rows = text[: text.index("numbers are cells")].splitlines()
+    assert rows[1].split() == ["writer", ">", "reader", *MODES]
+    assert len(rows) == 3 + 2 * len(PAIRS)
 
 
 def test_the_terminal_says_everything_without_colour(path: Path) -> None:
@@ -356,7 +381,7 @@ def test_a_cut_run_says_so_in_every_picture(path: Path) -> None:
 def test_markdown_says_what_the_terminal_says(path: Path) -> None:
     text = render_markdown(Report.read(written(path, everything())))
     rows = [row for row in text.splitlines() if row.startswith("| ")]
-    assert "| torch-zip | torch → torch | 1 +3 (1) | 1 1 FAIL | 1 | 1 | 1 | 1 |" in rows
+    assert "| torch-zip | torch → torch | 1 +3 (1) | 1, 1 FAIL | 1 | 1 | 1 | 1 |" in rows
     assert "| lost | 2 | torch loses it ([link](https://example.org/known)) |" in rows
     assert "| no name for complex32 | 1 |" in rows
     assert "| no CUDA | 1 |" in rows
