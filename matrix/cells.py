@@ -191,11 +191,11 @@ RULES = (
         prunes=_no_such_map_location,
     ),
     Rule(
-        sentence="a format without pickles has no pickle protocol, and compat writes protocol 2 alone",
+        sentence="a format without pickles has no pickle protocol, and not every writer has a choice of it",
         reads=("format", "writer", "protocol"),
         prunes=lambda axes, values: (
             not _default(axes, values, "protocol")
-            and (_no_pickle(axes, values) or values["writer"] != "torch")
+            and (_no_pickle(axes, values) or values["protocol"] not in (_fact(axes, values, "writer", "protocols") or ()))
         ),
     ),
     Rule(
@@ -204,9 +204,9 @@ RULES = (
         prunes=_not_general,
     ),
     Rule(
-        sentence="only formats with pickles can name what is to be called, and only torch writes such files",
+        sentence="only formats with pickles can name what is to be called, and not every writer writes such files",
         reads=("format", "writer", "way"),
-        prunes=lambda axes, values: _no_pickle(axes, values) or values["writer"] != "torch",
+        prunes=lambda axes, values: _no_pickle(axes, values) or not _fact(axes, values, "writer", "calls"),
     ),
     Rule(
         sentence="weights_only=False asks for the call",

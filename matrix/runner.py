@@ -28,6 +28,7 @@ from matrix.features import dtypes, features
 from matrix.implementations import IMPLEMENTATIONS, Implementation
 from matrix.limits import time_limit
 from matrix.outcomes import Expectation, Outcome, Verdict, judge, judge_all
+from matrix.projections import bare_state
 from matrix.report import CellLine, ReportWriter
 from matrix.shrinking import smallest
 
@@ -115,9 +116,8 @@ def expectations(*, strict_cells: Sequence[str] | None = None) -> Expectations:
         strict_cells: all cell ids; a known difference that matches none of them is an error.
     """
     found = Expectations(load_known(), versions=versions(), claims=claims())
-    unmatched = found.unmatched(strict_cells) if strict_cells is not None else []
-    if unmatched:
-        raise ValueError(f"the known difference {unmatched[0]!r} matches no cell; remove it or mend its pattern")
+    if strict_cells is not None:
+        found.verify(strict_cells)
     return found
 
 
@@ -197,6 +197,7 @@ class Run:
         self.cells = select(self.plan.cells, settings.patterns)
         ids = None if settings.given else [cell.id for cell in self.plan.cells]
         self.expected = expectations(strict_cells=ids)
+        self.expecting: dict[tuple[str, ...], Expectation] = {}
         table = list(formats.all_formats())
         self.suffixes = {found.name: found.suffixes[0] for found in table}
         self.keeps_hidden = frozenset(f.name for f in table if f.capabilities.hidden_bytes)
@@ -271,15 +272,21 @@ class Run:
     def expect(self, cell: Cell, example: Example) -> Expectation:
         """What should happen to an example in a cell: what should to each of the features it has."""
         content = content_of(cell)
+        spec = example.spec
+        if dict(cell.values).get("prefix", "plain") != "plain":
+            spec = bare_state(spec) or spec
         if content in GIVEN:
-            shared = ("plain", GENERAL_MODULE, *features(example.spec))
+            shared = ("plain", GENERAL_MODULE, *features(spec))
         elif content.startswith(examples.MODULE_PREFIX):
-            shared = (content, *features(example.spec))
+            shared = (content, *features(spec))
         elif content:
-            shared = (content, *dtypes(example.spec))
+            shared = (content, *dtypes(spec))
         else:
             return self.expected.for_cell(cell.id)
-        return self.expected.combined(self._twin(cell, content, feature) for feature in dict.fromkeys(shared))
+        twins = tuple(self._twin(cell, content, feature) for feature in dict.fromkeys(shared))
+        if twins not in self.expecting:
+            self.expecting[twins] = self.expected.combined(twins)
+        return self.expecting[twins]
 
     @staticmethod
     def _twin(cell: Cell, content: str, feature: str) -> str:
