@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from compat.keys import add_prefix as add_prefix
     from compat.keys import strip_prefix as strip_prefix
     from compat.loading import load as load
-    from compat.loading import open_checkpoint as open  # noqa: A004 - the verb users know
+    from compat.loading import open_checkpoint as open  # noqa: A004, F401 - the verb users know
     from compat.saving import save as save
     from compat.states import load_state_dict as load_state_dict
 

@@ -181,7 +181,9 @@ def walk(tree: Any) -> Iterator[tuple[Path, Any]]:
         if below:
             if len(frame.path) >= MAX_DEPTH:
                 raise Unsupported(
-                    f"containers nest deeper than {MAX_DEPTH} levels", feature="depth", expected="a flatter tree"
+                    f"containers nest deeper than {MAX_DEPTH} levels",
+                    feature="depth",
+                    expected="a flatter tree",
                 )
             if id(node) in entered:
                 repeats += len(below)

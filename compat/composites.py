@@ -38,7 +38,12 @@ def from_sparse_call(layout: Any, data: Any) -> Composite:
         parts = {"indices": data[0], "values": data[1], "size": _size(data[2]), "is_coalesced": coalesced}
     elif name in _COMPRESSED and len(data) == 4:  # noqa: PLR2004 - two kinds of indices, values, size
         _tensors(data[:3], "a sparse tensor")
-        parts = {"compressed_indices": data[0], "plain_indices": data[1], "values": data[2], "size": _size(data[3])}
+        parts = {
+            "compressed_indices": data[0],
+            "plain_indices": data[1],
+            "values": data[2],
+            "size": _size(data[3]),
+        }
     else:
         raise Corrupt(f"a sparse tensor of layout {name!r} is made of {len(data)} parts")
     return Composite(kind=name, parts=parts)
@@ -112,7 +117,8 @@ def live(torch: Any, kind: str, parts: Mapping[str, Any], make_quantized: Callab
 
     Args:
         torch: the torch module.
-        kind: the composite's kind; parts: its parts, all live but the `data` of a quantized one.
+        kind: the composite's kind.
+        parts: its parts, all live but the `data` of a quantized one.
         make_quantized: fills an empty quantized tensor with the data's storage.
 
     Raises:
@@ -121,7 +127,7 @@ def live(torch: Any, kind: str, parts: Mapping[str, Any], make_quantized: Callab
     try:
         if kind == "sparse_coo":
             made = torch.sparse_coo_tensor(parts["indices"], parts["values"], parts["size"], check_invariants=True)
-            return made._coalesced_(True) if parts["is_coalesced"] else made  # noqa: SLF001 - as torch's own reader
+            return made._coalesced_(True) if parts["is_coalesced"] else made
         if kind in _COMPRESSED:
             return torch.sparse_compressed_tensor(
                 parts["compressed_indices"],
@@ -139,7 +145,7 @@ def live(torch: Any, kind: str, parts: Mapping[str, Any], make_quantized: Callab
 
 
 def _live_nested(torch: Any, parts: Mapping[str, Any]) -> Any:
-    """torch checks nothing here, so every part of the view is held against the buffer first."""
+    """Torch checks nothing here, so every part of the view is held against the buffer first."""
     buffer, sizes, strides, offsets = (parts[n] for n in ("buffer", "sizes", "strides", "storage_offsets"))
     rows = zip(sizes.tolist(), strides.tolist(), offsets.tolist(), strict=True)
     for size, stride, offset in rows:

@@ -88,7 +88,9 @@ def convert(
     unknown = sorted(set(allow_loss) - set(ALLOWABLE))
     if unknown:
         raise Unsupported(
-            f"there is no loss named {unknown[0]!r} to allow", feature="allow_loss", expected=f"one of {', '.join(ALLOWABLE)}"
+            f"there is no loss named {unknown[0]!r} to allow",
+            feature="allow_loss",
+            expected=f"one of {', '.join(ALLOWABLE)}",
         )
     chosen = formats.get(to) if to else formats.for_target(target)
     check_target(target, overwrite=overwrite)

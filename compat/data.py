@@ -112,7 +112,9 @@ class DeflatedData:
                     elif not rest:
                         break
         except zlib.error as error:
-            raise Corrupt(f"a deflated record is damaged: {error}", source=self.source.name, offset=self.offset) from error
+            raise Corrupt(
+                f"a deflated record is damaged: {error}", source=self.source.name, offset=self.offset
+            ) from error
         if count != self.nbytes:
             raise self._wrong_size(f"{count:,}")
         check_sum(self, total)

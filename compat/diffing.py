@@ -149,7 +149,10 @@ class _Comparer:
         common_right = [step for step in right if step in left]
         if common_left != common_right:
             index = next(i for i, (a, b) in enumerate(zip(common_left, common_right, strict=True)) if a != b)
-            before, after = path_text((_plain(common_left[index]),)), path_text((_plain(common_right[index]),))
+            before, after = (
+                path_text((_plain(common_left[index]),)),
+                path_text((_plain(common_right[index]),)),
+            )
             self._extra(path, "key order", f"{before!r} at position {index}", f"{after!r} there")
 
     def _one_sided(self, value: Any, path: tuple[Any, ...], *, left: bool) -> None:
@@ -175,7 +178,12 @@ class _Comparer:
                 offset, a, b = at
                 index = offset // left.itemsize
                 changes.append(
-                    Change(path=where, facet="bytes", left=f"0x{a:02x} at byte {offset:,} (element {index:,})", right=f"0x{b:02x}")
+                    Change(
+                        path=where,
+                        facet="bytes",
+                        left=f"0x{a:02x} at byte {offset:,} (element {index:,})",
+                        right=f"0x{b:02x}",
+                    )
                 )
         self.found.tensors += changes
         self.found.equal_tensors += not changes
@@ -213,7 +221,7 @@ def same_value(left: Any, right: Any) -> bool:
     if isinstance(left, Opaque):
         return str(left.name) == str(right.name)
     if isinstance(left, StorageRef):
-        return left.dtype == right.dtype and left.storage.nbytes == right.storage.nbytes
+        return (left.dtype, left.storage.nbytes) == (right.dtype, right.storage.nbytes)
     return bool(left == right)
 
 

@@ -28,7 +28,11 @@ def detect_prefix(keys: Iterable[object]) -> str:
     prefix = ""
     while texts:
         found = next(
-            (w for w in WRAPPERS if all(t.startswith(f"{prefix}{w}.") and len(t) > len(f"{prefix}{w}.") for t in texts)),
+            (
+                w
+                for w in WRAPPERS
+                if all(t.startswith(f"{prefix}{w}.") and len(t) > len(f"{prefix}{w}.") for t in texts)
+            ),
             None,
         )
         if found is None:

@@ -380,4 +380,3 @@ def _place(torch: Any, storage: Any, device: str, *, hint: bool = False) -> Any:
             feature="device",
             hint='Pass map_location="cpu" to load it into main memory.' if hint else None,
         ) from error
-

@@ -34,7 +34,10 @@ def encode(node: Any, encode_tensor: EncodeTensor, path: Path = (), open_: froze
         return {"tensor": encode_tensor(node, path)}
     if isinstance(node, Composite):
         facts = {"kind": node.kind, "requires_grad": node.requires_grad, "parameter": node.parameter}
-        return {"composite": facts, "parts": {n: encode(v, encode_tensor, (*path, n)) for n, v in node.parts.items()}}
+        return {
+            "composite": facts,
+            "parts": {n: encode(v, encode_tensor, (*path, n)) for n, v in node.parts.items()},
+        }
     if id(node) in open_ or len(path) > MAX_DEPTH:
         raise Unsupported(
             f"{path_text(path)} holds itself or nests too deep", feature="containers", paths=[path_text(path)]

@@ -7,7 +7,7 @@ Nothing of torch is imported. Source: `torch/_utils.py` (the `_rebuild_*` functi
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -58,14 +58,17 @@ def _dtype_name(dtype: Any) -> str:
     return dtype.name
 
 
-def _metadata_bits(metadata: Any) -> dict[str, bool]:
+def _metadata_bits(metadata: Any) -> set[str]:
     if not metadata:
-        return {}
+        return set()
     _expect(metadata, dict, "a tensor's metadata")
-    return {"conj": bool(metadata.get("conj")), "neg": bool(metadata.get("neg"))}
+    return {name for name in ("conj", "neg") if metadata.get(name)}
 
 
-def _tensor(storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, dtype: str, bits: Any) -> TensorRecord:
+def _tensor(
+    storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, dtype: str, bits: Any
+) -> TensorRecord:
+    lazy = _metadata_bits(bits)
     return TensorRecord(
         dtype=dtype,
         shape=_ints(size, "a tensor's shape"),
@@ -73,12 +76,13 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, requires_grad: An
         storage_offset=_expect(offset, int, "a tensor's storage_offset"),
         storage=storage.storage,
         requires_grad=bool(requires_grad),
-        **_metadata_bits(bits),
+        conj="conj" in lazy,
+        neg="neg" in lazy,
     )
 
 
 def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any) -> TensorRecord:
-    return _rebuild_tensor_v2(storage, offset, size, stride, False, None)  # noqa: FBT003 - torch's own signature
+    return _rebuild_tensor_v2(storage, offset, size, stride, False, None)
 
 
 def _rebuild_tensor_v2(
@@ -105,13 +109,13 @@ def _rebuild_tensor_v3(
 def _rebuild_parameter(data: Any, requires_grad: Any, _hooks: Any) -> TensorRecord | Composite:
     if isinstance(data, Composite):
         return replace(data, parameter=True, requires_grad=bool(requires_grad))
-    _expect(data, TensorRecord, "a parameter's data")
-    return replace(data, kind="parameter", requires_grad=bool(requires_grad))
+    record: TensorRecord = _expect(data, TensorRecord, "a parameter's data")
+    return replace(record, kind="parameter", requires_grad=bool(requires_grad))
 
 
-def _rebuild_parameter_with_state(data: Any, requires_grad: Any, hooks: Any, state: Any) -> TensorRecord:
-    _expect(data, TensorRecord, "a parameter's data")
-    return replace(data, kind="parameter", requires_grad=bool(requires_grad), attributes=state)
+def _rebuild_parameter_with_state(data: Any, requires_grad: Any, _hooks: Any, state: Any) -> TensorRecord:
+    record: TensorRecord = _expect(data, TensorRecord, "a parameter's data")
+    return replace(record, kind="parameter", requires_grad=bool(requires_grad), attributes=state)
 
 
 def _rebuild_from_type(call: Any, kind: Any, args: Any, state: Any) -> Any:
@@ -206,14 +210,18 @@ def _counter(pairs: Any = ()) -> Counter[Any]:
 
 
 def _storage_types() -> dict[str, StorageType]:
-    types = {f"{module}.{name}": StorageType(dtype.name) for name, dtype in BY_STORAGE.items() for module in ("torch", "torch.cuda")}
+    types = {
+        f"{module}.{name}": StorageType(dtype.name)
+        for name, dtype in BY_STORAGE.items()
+        for module in ("torch", "torch.cuda")
+    }
     for name in ("UntypedStorage", "_UntypedStorage"):
         types |= {f"{module}.{name}": StorageType(None) for module in ("torch.storage", "torch", "torch.cuda")}
     return types
 
 
 _TENSOR_TYPES: Final = frozenset({"torch.Tensor", "torch._tensor.Tensor", "torch.nn.parameter.Parameter"})
-_CALLS: Final = {
+_CALLS: Final[Mapping[str, Callable[..., Any]]] = {
     "torch._utils._rebuild_tensor": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor_v2,
     "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
@@ -277,7 +285,9 @@ class _Settler:
         if id(node) in self.done:
             return self.done[id(node)]
         if depth > MAX_DEPTH:
-            raise Unsupported(f"containers nest deeper than {MAX_DEPTH} levels", feature="depth", expected="a flatter tree")
+            raise Unsupported(
+                f"containers nest deeper than {MAX_DEPTH} levels", feature="depth", expected="a flatter tree"
+            )
         self.kept.append(node)
         settled = self._container(node, depth)
         self.done[id(node)] = settled

@@ -234,6 +234,4 @@ def check_bounds(record: TensorRecord, *, source: object = None, path: str = "")
     last = record.storage_offset + sum((n - 1) * s for n, s in zip(record.shape, record.stride, strict=True))
     needed = (last + 1) * record.itemsize
     if needed > record.storage.nbytes:
-        raise Corrupt(
-            f"{where} needs {needed:,} bytes of a storage of {record.storage.nbytes:,}", source=source
-        )
+        raise Corrupt(f"{where} needs {needed:,} bytes of a storage of {record.storage.nbytes:,}", source=source)

@@ -103,9 +103,7 @@ class Source:
         Raises:
             Unsupported: the source is no file on disk.
         """
-        raise Unsupported(
-            "cannot be mapped into memory", feature="mmap", source=self.name, expected="a file on disk"
-        )
+        raise Unsupported("cannot be mapped into memory", feature="mmap", source=self.name, expected="a file on disk")
 
 
 class FileSource(Source):

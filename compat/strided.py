@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import product
 from math import prod
+from typing import Final, Literal
 
 from compat.checkpoint import TensorRecord, is_contiguous
 from compat.data import Buffer, FileData, MemoryData, read
 
-_CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
+# Unsigned machine words: elements are moved, never interpreted.
+_CODES: Final[dict[int, Literal["B", "H", "I", "Q"]]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
 def _runs(shape: Sequence[int], stride: Sequence[int], offset: int) -> Iterator[int]:
@@ -33,9 +35,7 @@ def _normal(
     return itemsize, shape, stride, offset
 
 
-def gather(
-    source: Buffer, *, itemsize: int, shape: Sequence[int], stride: Sequence[int], offset: int
-) -> Buffer:
+def gather(source: Buffer, *, itemsize: int, shape: Sequence[int], stride: Sequence[int], offset: int) -> Buffer:
     """The elements in logical order, as contiguous bytes."""
     view = memoryview(source).cast("B")
     if is_contiguous(shape, stride):

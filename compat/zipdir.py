@@ -97,7 +97,7 @@ class Archive:
         _, disk, _, _, count, size, start, _ = _END.unpack_from(tail, at)
         if disk not in (0, _MAX16):
             raise self.corrupt("it is one of several volumes", tail_start + at)
-        if _MAX16 in (count,) or _MAX32 in (size, start):
+        if count == _MAX16 or _MAX32 in (size, start):
             count, size, start = self._find_directory64(tail, at, tail_start, (count, size, start))
         if start + size > tail_start + at:
             raise self.corrupt(f"its directory is said to lie at {start:,} with {size:,} bytes", tail_start + at)
@@ -144,11 +144,16 @@ class Archive:
             nbytes, compressed, header = self._zip64(extra, nbytes, compressed, header, start + position)
         if flags & _ENCRYPTED:
             raise Unsupported(
-                f"record {name!r} is encrypted", feature="encryption", source=self.source.name, hint="Decrypt it first."
+                f"record {name!r} is encrypted",
+                feature="encryption",
+                source=self.source.name,
+                hint="Decrypt it first.",
             )
         self._check_sizes(name, method, compressed, nbytes, header)
         known = crc if crc or not nbytes else None
-        return Entry(name=name, method=method, crc32=known, compressed=compressed, nbytes=nbytes, header=header), following
+        return Entry(
+            name=name, method=method, crc32=known, compressed=compressed, nbytes=nbytes, header=header
+        ), following
 
     def _zip64(self, extra: bytes, nbytes: int, compressed: int, header: int, offset: int) -> tuple[int, int, int]:
         at = 0
@@ -256,7 +261,17 @@ class ArchiveWriter:
     def _local(name: bytes, extra: bytes, crc: int, nbytes: int, *, big: bool) -> bytes:
         shown = _MAX32 if big else nbytes
         return _LOCAL.pack(
-            LOCAL_SIGNATURE, 45 if big else 20, 0x800, _STORED, 0, 0x21, crc, shown, shown, len(name), len(extra)
+            LOCAL_SIGNATURE,
+            45 if big else 20,
+            0x800,
+            _STORED,
+            0,
+            0x21,
+            crc,
+            shown,
+            shown,
+            len(name),
+            len(extra),
         )
 
     def _write(self, piece: Buffer) -> None:
@@ -285,6 +300,4 @@ class ArchiveWriter:
             self._write(_END64.pack(_END64_SIGNATURE, 44, 45, 45, 0, 0, count, count, size, start))
             self._write(_LOCATOR64.pack(_LOCATOR64_SIGNATURE, 0, end64, 1))
         shown_count = min(count, _MAX16)
-        self._write(
-            _END.pack(_END_SIGNATURE, 0, 0, shown_count, shown_count, min(size, _MAX32), min(start, _MAX32), 0)
-        )
+        self._write(_END.pack(_END_SIGNATURE, 0, 0, shown_count, shown_count, min(size, _MAX32), min(start, _MAX32), 0))

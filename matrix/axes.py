@@ -94,9 +94,7 @@ def load_axes(text: str | None = None) -> Axes:
     for check, names in checks.items():
         unknown = [name for name in names if name not in axes]
         if unknown:
-            raise ValueError(
-                f"the check {check!r} has the axis {unknown[0]!r}; expected one of {', '.join(axes)}"
-            )
+            raise ValueError(f"the check {check!r} has the axis {unknown[0]!r}; expected one of {', '.join(axes)}")
     _refuse_ambiguity(axes, checks)
     return Axes(
         axes=MappingProxyType(axes),
@@ -131,9 +129,7 @@ def _refuse_ambiguity(axes: Mapping[str, Axis], checks: Mapping[str, tuple[str, 
     for axis in axes.values():
         for value in axis.values:
             if not value or {":", ">"} & set(value):
-                raise ValueError(
-                    f"the axis {axis.name!r} has the value {value!r}; an id needs text without : and >"
-                )
+                raise ValueError(f"the axis {axis.name!r} has the value {value!r}; an id needs text without : and >")
     for check, names in checks.items():
         owners: dict[str, str] = {}
         for name in names:

@@ -195,7 +195,9 @@ RULES = (
         reads=("format", "writer", "protocol"),
         prunes=lambda axes, values: (
             not _default(axes, values, "protocol")
-            and (_no_pickle(axes, values) or values["protocol"] not in (_fact(axes, values, "writer", "protocols") or ()))
+            and (
+                _no_pickle(axes, values) or values["protocol"] not in (_fact(axes, values, "writer", "protocols") or ())
+            )
         ),
     ),
     Rule(
@@ -216,16 +218,12 @@ RULES = (
     Rule(
         sentence="prefix lives in keys and protocol in opcodes: they are not crossed with each other",
         reads=("prefix", "protocol"),
-        prunes=lambda axes, values: (
-            not _default(axes, values, "prefix") and not _default(axes, values, "protocol")
-        ),
+        prunes=lambda axes, values: not _default(axes, values, "prefix") and not _default(axes, values, "protocol"),
     ),
 )
 
 
-def _combinations(
-    axes: Axes, check: str, rules: Sequence[Rule], pruned: Counter[str]
-) -> Iterator[dict[str, str]]:
+def _combinations(axes: Axes, check: str, rules: Sequence[Rule], pruned: Counter[str]) -> Iterator[dict[str, str]]:
     """What no rule prunes; what one does is counted by whole branches, for there are a million of them."""
     names = [axis.name for axis in axes.of(check)]
     asked: list[list[Rule]] = [[] for _ in names]

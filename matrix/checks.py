@@ -197,9 +197,7 @@ def forwarded(loaded: Any, bench: Bench, *, strict: bool) -> Outcome:
         return Outcome(kind="crashed", stage="forward", message=str(error)[:300], error_type=type(error).__name__)
     differences = compare(describe(expected), describe(seen))
     if differences:
-        return Outcome(
-            kind="mismatch", stage="forward", message=str(differences[0])[:400], facets=("forward",)
-        )
+        return Outcome(kind="mismatch", stage="forward", message=str(differences[0])[:400], facets=("forward",))
     return Outcome(kind="ok")
 
 
@@ -236,4 +234,3 @@ def inert(cell: Cell, bench: Bench) -> Outcome:
 CHECKS: Final[Mapping[str, Callable[[Cell, Bench], Outcome]]] = MappingProxyType(
     {"inert": inert, "roundtrip": roundtrip}
 )
-

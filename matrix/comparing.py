@@ -141,9 +141,7 @@ class _Comparison:
                 yield Difference(path=child(path, key), facet="structure", **facts)
         common = [key for key in ours if key in theirs]
         order = [key for key in theirs if key in ours]
-        moved = next(
-            (place for place, pair in enumerate(zip(common, order, strict=True)) if pair[0] != pair[1]), None
-        )
+        moved = next((place for place, pair in enumerate(zip(common, order, strict=True)) if pair[0] != pair[1]), None)
         if moved is not None:
             yield Difference(
                 path=path,

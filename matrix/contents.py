@@ -279,12 +279,8 @@ _ROWS: Final = (
     ),
     _content("zero-dim", "A tensor without dimensions.", _state_dict(_zero_dim)),
     _content("empty", "Tensors without elements.", _state_dict(_empty)),
-    _content(
-        "noncontiguous", "A transposed tensor and one with a step.", _state_dict(_noncontiguous), "strides"
-    ),
-    _content(
-        "channels-last", "An image batch in channels-last order.", _state_dict(_channels_last), "strides"
-    ),
+    _content("noncontiguous", "A transposed tensor and one with a step.", _state_dict(_noncontiguous), "strides"),
+    _content("channels-last", "An image batch in channels-last order.", _state_dict(_channels_last), "strides"),
     _content("expanded", "An expanded tensor: a stride of 0.", _state_dict(_expanded), "strides"),
     _content(
         "overlapping",
@@ -338,9 +334,7 @@ _ROWS: Final = (
     _content("requires-grad", "A plain tensor that requires gradients.", _state_dict(_requires_grad)),
     _content("conj", "A lazily conjugated tensor.", _state_dict(_conj)),
     _content("neg", "A lazily negated tensor.", _state_dict(_neg)),
-    _content(
-        "optimizer", "The state_dict of an Adam optimizer.", _optimizer, "int-keys", "nesting", "extras"
-    ),
+    _content("optimizer", "The state_dict of an Adam optimizer.", _optimizer, "int-keys", "nesting", "extras"),
     _content("many", "A few hundred tiny tensors.", _many),
     _content("no-tensors", "Plain values only.", _no_tensors, "extras"),
     _content("big-tensor", "A tensor of 256 KiB, larger than most buffers.", _state_dict(_big_tensor)),

@@ -37,9 +37,7 @@ def draw_module(choices: Choices, family: str | None = None) -> ModuleSpec:
     name = choices.pick(tuple(MODULE_FAMILIES)) if family is None else family
     draw = MODULE_FAMILIES.get(name)
     if draw is None:
-        raise ValueError(
-            f"no family of modules is called {name!r}, expected one of {sorted(MODULE_FAMILIES)}"
-        )
+        raise ValueError(f"no family of modules is called {name!r}, expected one of {sorted(MODULE_FAMILIES)}")
     seed = choices.integer(0, 2**32 - 1)
     root, inputs = draw(choices)
     return ModuleSpec(family=name, layer=root, seed=seed, inputs=inputs)
@@ -55,7 +53,7 @@ def _image(choices: Choices, channels: int, dims: int) -> tuple[InputSpec, ...]:
 
 
 def _conv_layer(choices: Choices, dims: int, channels: int) -> tuple[LayerSpec, int]:
-    """Return a convolution that leaves at least two of eight along each dimension, and its output channels."""
+    """Return a convolution that leaves at least two of eight per dimension, and its output channels."""
     groups = choices.pick((1, channels))
     out = groups * choices.integer(1, 3)
     kernel = choices.pick((1, 3, 2))
@@ -170,9 +168,7 @@ def _lstm(choices: Choices) -> Drawn:
     inputs = (InputSpec(shape=(2, 3, width)),)
     if choices.boolean():
         return rnn, inputs
-    head = layer(
-        "Linear", in_features=hidden * (2 if bidirectional else 1), out_features=choices.integer(1, 3)
-    )
+    head = layer("Linear", in_features=hidden * (2 if bidirectional else 1), out_features=choices.integer(1, 3))
     return layer("Sequential", layer("Outputs", ("rnn", rnn)), head), inputs
 
 
@@ -199,9 +195,7 @@ def _nested(choices: Choices) -> Drawn:
     width = choices.integer(1, 4)
     inner = _nest(choices, width, choices.integer(1, 3))
     # A real child named `module` is in every draw.
-    return layer("Sequential", layer("Wrapped", inner), _square(choices, width)), (
-        InputSpec(shape=(2, width)),
-    )
+    return layer("Sequential", layer("Wrapped", inner), _square(choices, width)), (InputSpec(shape=(2, width)),)
 
 
 def _tied(choices: Choices) -> Drawn:

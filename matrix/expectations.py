@@ -160,9 +160,7 @@ class Expectations:
         claims: what formats claim to refuse, by cell id; None where they claim nothing special.
     """
 
-    def __init__(
-        self, known: Iterable[Known], *, versions: Mapping[str, str], claims: Claims | None = None
-    ) -> None:
+    def __init__(self, known: Iterable[Known], *, versions: Mapping[str, str], claims: Claims | None = None) -> None:
         listed = list(known)
         self.known = [entry for entry in listed if entry.applies(versions)]
         self.claims = claims or (lambda _: None)
@@ -231,9 +229,7 @@ class Expectations:
                     f"narrow it, or say `covers = {count}` where all of them were looked at"
                 )
             if entry.covers_count not in (None, count):
-                raise KnownError(
-                    f"{entry.id!r} covers {count} cells; expected {entry.covers_count}, as it says"
-                )
+                raise KnownError(f"{entry.id!r} covers {count} cells; expected {entry.covers_count}, as it says")
         for cell_id in cell_ids:
             self.for_cell(cell_id)
 
@@ -242,8 +238,6 @@ def load_known() -> list[Known]:
     """Every known difference of `known/*.toml`."""
     folder = resources.files("matrix").joinpath("known")
     texts = sorted(
-        (item.name, item.read_text(encoding="utf-8"))
-        for item in folder.iterdir()
-        if item.name.endswith(".toml")
+        (item.name, item.read_text(encoding="utf-8")) for item in folder.iterdir() if item.name.endswith(".toml")
     )
     return [entry for name, text in texts for entry in parse(text, f"known/{name}")]

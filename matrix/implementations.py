@@ -79,9 +79,7 @@ def _torch_write(state: Any, path: Path, mode: WriteMode) -> None:
 
 def _torch_read(path: Path, mode: ReadMode) -> Any:
     options: dict[str, Any] = {"mmap": True} if mode.mmap else {}
-    return torch.load(
-        path, map_location=MAP_LOCATIONS[mode.map_location], weights_only=mode.weights_only, **options
-    )
+    return torch.load(path, map_location=MAP_LOCATIONS[mode.map_location], weights_only=mode.weights_only, **options)
 
 
 def _compat_write(state: Any, path: Path, mode: WriteMode) -> None:

@@ -1,7 +1,7 @@
 """Make the torch modules that module specs describe: deterministic from a seed, each one can be run.
 
-The global random state is left as it was, and no value depends on torch's initialisers: parameters and buffers
-are filled with bytes of our own, so running statistics are not the defaults that a loader might forget.
+The global random state is left as it was, and no value depends on torch's initialisers: parameters and
+buffers are filled with bytes of our own, so running statistics are not the defaults that a loader might forget.
 """
 
 from __future__ import annotations
@@ -153,8 +153,7 @@ _CONVERTED: Final = frozenset({"float16", "bfloat16", "float32", "float64", "com
 
 # The layers of our own; every other kind is a class of torch.nn.
 LAYERS: Final[dict[str, type[torch.nn.Module]]] = {
-    cls.__name__: cls
-    for cls in (Buffered, Frozen, Listed, Named, Outputs, Residual, TiedHead, Twice, Wrapped)
+    cls.__name__: cls for cls in (Buffered, Frozen, Listed, Named, Outputs, Residual, TiedHead, Twice, Wrapped)
 }
 
 
@@ -173,12 +172,15 @@ def example_inputs(spec: ModuleSpec) -> tuple[torch.Tensor, ...]:
 
 
 def forward(module: torch.nn.Module, inputs: Iterable[torch.Tensor]) -> list[torch.Tensor]:
-    """Return every tensor a module returns for its inputs, in order, in eval mode and without gradients."""
+    """Return a copy of every tensor a module returns for its inputs, in eval mode and without gradients.
+
+    A copy, because convolutions return tensors over padded storages whose last bytes are never written.
+    """
     was_training = module.training
     module.eval()
     try:
         with torch.no_grad():
-            return _flat(module(*inputs))
+            return [output.clone() for output in _flat(module(*inputs))]
     finally:
         module.train(was_training)
 
@@ -196,9 +198,7 @@ def _flat(output: Any) -> list[torch.Tensor]:
 def _layer(spec: LayerSpec) -> torch.nn.Module:
     cls = LAYERS.get(spec.kind) or getattr(torch.nn, spec.kind, None)
     if not (isinstance(cls, type) and issubclass(cls, torch.nn.Module)):
-        raise ModuleSpecError(
-            f"no layer is called {spec.kind!r}, expected one of torch.nn or of {sorted(LAYERS)}"
-        )
+        raise ModuleSpecError(f"no layer is called {spec.kind!r}, expected one of torch.nn or of {sorted(LAYERS)}")
     children = [(name, _layer(child)) for name, child in spec.children]
     if spec.kind == "Named":
         return Named(**dict(children))

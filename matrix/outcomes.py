@@ -129,9 +129,7 @@ def judge(outcome: Outcome, expectation: Expectation) -> Verdict:
         )
     claimed = expectation.source == "capability"
     if expectation.explains(outcome):
-        return Verdict(
-            name="refused-as-claimed" if claimed else "known", outcome=outcome, expectation=expectation
-        )
+        return Verdict(name="refused-as-claimed" if claimed else "known", outcome=outcome, expectation=expectation)
     if outcome.kind == "ok":
         return Verdict(name="unrefused" if claimed else "healed", outcome=outcome, expectation=expectation)
     return Verdict(name="broken" if claimed else "changed", outcome=outcome, expectation=expectation)

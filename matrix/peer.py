@@ -189,9 +189,7 @@ class _Builder:
         if self.torch.untyped is None:
             # A typed storage: it is as many whole elements long as the first tensor over it says.
             if len(data) % itemsize:
-                raise PeerError(
-                    f"{len(data)} bytes are no whole number of {dtype}, expected by typed storages"
-                )
+                raise PeerError(f"{len(data)} bytes are no whole number of {dtype}, expected by typed storages")
             storage = self.torch.torch.empty(len(data) // itemsize, dtype=dtype).storage()
         else:
             storage = self.torch.untyped(len(data))

@@ -44,7 +44,7 @@ def _key_text(key: Node) -> str:
     if isinstance(key, (IntNode, BoolNode, FloatNode, ComplexNode)):
         return str(key.value)
     if isinstance(key, SequenceNode):
-        raise ValueError(f"a {key.kind} is a key above a tensor; drawn states have none")
+        raise TypeError(f"a {key.kind} is a key above a tensor; drawn states have none")
     return str(key)
 
 
@@ -130,9 +130,13 @@ def bare_state(spec: CheckpointSpec) -> CheckpointSpec | None:
         return None
     state = CheckpointSpec(storages=spec.storages, tree=found[0]).normalized()
     while (prefix := _wrapper(found[0])) is not None:
-        state = state.rename_keys(lambda key, cut=prefix: "" if cut == key else key.removeprefix(cut))
+        state = _without(state, prefix)
         found = [state.tree]
     return state
+
+
+def _without(state: CheckpointSpec, prefix: str) -> CheckpointSpec:
+    return state.rename_keys(lambda key: "" if key == prefix else key.removeprefix(prefix))
 
 
 def _wrapper(state: Node) -> str | None:

@@ -73,7 +73,8 @@ def facts(value):
     """What is compared: types, bits, and everything about tensors but their identity."""
     if isinstance(value, torch.Tensor):
         kept = value.untyped_storage()
-        data = ctypes.string_at(kept.data_ptr(), kept.nbytes()).hex() if kept.device.type == "cpu" and kept.nbytes() else ""
+        here = kept.device.type == "cpu" and kept.nbytes()
+        data = ctypes.string_at(kept.data_ptr(), kept.nbytes()).hex() if here else ""
         return (
             type(value).__name__, str(value.dtype), tuple(value.shape), value.stride(), value.storage_offset(),
             str(value.device), value.requires_grad, value.is_conj(), value.is_neg(), data,
@@ -133,8 +134,11 @@ def script(spec: CheckpointSpec, cell: Cell, *, suffix: str, expected: str, seen
     """The text of a Python script that builds one state, writes it and reads it back as the cell does.
 
     Args:
-        spec: the state; cell: what was done with it.
-        suffix: the written file's suffix; expected, seen: what its docstring says of the finding.
+        spec: the state.
+        cell: what was done with it.
+        suffix: the written file's suffix.
+        expected: what should have happened, for the docstring.
+        seen: what did.
     """
     packed = (
         f"{_INDENT}storage({base64.b64encode(zlib.compress(storage.data, 9)).decode('ascii')!r}),"
@@ -184,7 +188,12 @@ def _odict(node: Any, depth: int) -> str:
 
 
 def _tensor(node: Any, _depth: int) -> str:
-    flags = {"grad": node.requires_grad, "parameter": node.tensor_kind == "parameter", "conj": node.conj, "neg": node.neg}
+    flags = {
+        "grad": node.requires_grad,
+        "parameter": node.tensor_kind == "parameter",
+        "conj": node.conj,
+        "neg": node.neg,
+    }
     shown = "".join(f", {name}=True" for name, value in flags.items() if value)
     place = f"storages[{node.storage}], {node.storage_offset}, {tuple(node.shape)}, {tuple(node.stride)}"
     return f"tensor(torch.{node.dtype}, {place}{shown})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import tempfile
 import time
@@ -102,10 +103,8 @@ def versions() -> dict[str, str]:
     """The releases that a run depends on."""
     found = {"python": platform.python_version(), "compat": compat.__version__}
     for name in ("torch", "safetensors", "numpy"):
-        try:
+        with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name).partition("+")[0]
-        except PackageNotFoundError:
-            continue
     return found
 
 

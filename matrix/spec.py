@@ -76,8 +76,23 @@ __all__ = [
 ]
 
 
+# How much a repr shows: Hypothesis and pytest print them, to_json() is for whoever needs every byte.
+_SHOWN_BYTES: Final = 256
+_SHOWN_CHARACTERS: Final = 20_000
+
+
+class _Bounded:
+    """Shows its bounded repr in Hypothesis' falsifying examples too, which take dataclasses apart."""
+
+    __slots__ = ()
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        del cycle  # specs hold no references back to themselves
+        printer.text(repr(self))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StorageSpec:
+class StorageSpec(_Bounded):
     """The bytes that tensors are views of.
 
     Attributes:
@@ -88,17 +103,25 @@ class StorageSpec:
     data: bytes
     device: str = "cpu"
 
+    def __repr__(self) -> str:
+        cut = f"…, {len(self.data)} bytes" if len(self.data) > _SHOWN_BYTES else ""
+        return f"StorageSpec(data={self.data[:_SHOWN_BYTES]!r}{cut}, device={self.device!r})"
+
     def to_json(self) -> Json:
         """Return the storage as JSON-able values."""
         return {"data": base64.b64encode(self.data).decode("ascii"), "device": self.device}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CheckpointSpec:
+class CheckpointSpec(_Bounded):
     """A checkpoint: storages, and a tree of nodes whose tensors are views of them."""
 
     storages: tuple[StorageSpec, ...]
     tree: Node
+
+    def __repr__(self) -> str:
+        text = f"CheckpointSpec(storages={self.storages!r}, tree={self.tree!r})"
+        return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
     def to_json(self) -> Json:
         """Return the spec as JSON-able values; `from_json` makes an equal spec of them."""
@@ -150,9 +173,7 @@ class CheckpointSpec:
             order.setdefault(tensor.storage, len(order))
         if list(order) == list(range(len(self.storages))):
             return self
-        return CheckpointSpec(
-            storages=tuple(self.storages[old] for old in order), tree=_renumbered(self.tree, order)
-        )
+        return CheckpointSpec(storages=tuple(self.storages[old] for old in order), tree=_renumbered(self.tree, order))
 
     def rename_keys(self, rename: Callable[[str], str]) -> CheckpointSpec:
         """Return the spec with the string keys of its top level renamed, and `_metadata` renamed along.
@@ -165,13 +186,10 @@ class CheckpointSpec:
         if not isinstance(tree, DictNode):
             raise TypeError(f"the top level is a {tree.kind}, expected a dict: only its keys can be renamed")
         items = tuple(
-            (StrNode(value=rename(key.value)) if isinstance(key, StrNode) else key, value)
-            for key, value in tree.items
+            (StrNode(value=rename(key.value)) if isinstance(key, StrNode) else key, value) for key, value in tree.items
         )
         if len({key for key, _ in items}) != len(items):
-            raise ValueError(
-                "two keys are the same once renamed, expected all distinct; choose another renaming"
-            )
+            raise ValueError("two keys are the same once renamed, expected all distinct; choose another renaming")
         tree = replace(tree, items=items)
         if isinstance(tree, ODictNode) and isinstance(tree.metadata, DictNode):
             tree = replace(tree, metadata=_renamed_metadata(tree.metadata, rename))

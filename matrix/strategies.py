@@ -57,9 +57,7 @@ class DrawnChoices:
 
 
 @st.composite
-def states(
-    draw: st.DrawFn, *, contents: st.SearchStrategy[str] = EVERY_CONTENT
-) -> CheckpointSpec:
+def states(draw: st.DrawFn, *, contents: st.SearchStrategy[str] = EVERY_CONTENT) -> CheckpointSpec:
     """Draw states of the drawn contents."""
     name = draw(contents, label="content")
     event(f"content: {name}")
@@ -74,9 +72,7 @@ def content_states(name: str) -> st.SearchStrategy[CheckpointSpec]:
 
 
 @st.composite
-def modules(
-    draw: st.DrawFn, *, families: st.SearchStrategy[str] = EVERY_FAMILY
-) -> ModuleSpec:
+def modules(draw: st.DrawFn, *, families: st.SearchStrategy[str] = EVERY_FAMILY) -> ModuleSpec:
     """Draw modules of the drawn families."""
     family = draw(families, label="family")
     event(f"family: {family}")

@@ -40,9 +40,9 @@ def on_import(text: str) -> str:
     """What of a source runs when it is imported: everything but the bodies of functions and of type checking."""
     tree = ast.parse(text)
     for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            node.body = [ast.Pass()]
-        elif isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) or (
+            isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        ):
             node.body = [ast.Pass()]
     return ast.unparse(tree)
 
@@ -77,7 +77,11 @@ def violations(modules: Mapping[str, str]) -> list[str]:
         for family in ("compat.formats.", "compat.exports."):
             if name.startswith(family) and not name.removeprefix(family).startswith("_"):
                 siblings = {i for i in imports(name, text) if i.startswith(family) and i in modules}
-                found += [f"{name} imports {other}" for other in sorted(siblings - FORMATS_SHARED - {name}) if "._" not in other]
+                found += [
+                    f"{name} imports {other}"
+                    for other in sorted(siblings - FORMATS_SHARED - {name})
+                    if "._" not in other
+                ]
         room = rest.split(".")[0]
         if package == "matrix" and room in TORCH_FREE and "torch" in top(reach(name, modules, "matrix")):
             found.append(f"{name} reaches torch")
@@ -95,7 +99,11 @@ def test_no_forbidden_arrow() -> None:
     [
         ("compat.keys", "import matrix.spec", "compat.keys imports matrix"),
         ("compat.data", "def f():\n    import hypothesis", "compat.data imports hypothesis"),
-        ("compat.formats.safetensors", "from compat.formats import torch_zip", "imports compat.formats.torch_zip"),
+        (
+            "compat.formats.safetensors",
+            "from compat.formats import torch_zip",
+            "imports compat.formats.torch_zip",
+        ),
         ("matrix.outcomes", "import torch", "matrix.outcomes reaches torch"),
         ("matrix.cells", "from matrix import checks", "matrix.cells reaches torch"),
         ("matrix.spec", "from compat import dtypes", "matrix.spec reaches compat"),

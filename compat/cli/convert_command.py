@@ -15,14 +15,25 @@ from compat.converting import ALLOWABLE, Conversion, convert
 @click.command("convert")
 @click.argument("source")
 @click.argument("target")
-@click.option("--to", metavar="FORMAT", help="The target's format; the default goes by its suffix. See `compat formats`.")
+@click.option(
+    "--to",
+    metavar="FORMAT",
+    help="The target's format; the default goes by its suffix. See `compat formats`.",
+)
 @click.option("--allow-loss", multiple=True, type=click.Choice(ALLOWABLE), help="What the target may lose.")
 @click.option("--verify/--no-verify", default=True, help="Read the target back and compare every byte (default).")
 @click.option("--overwrite", is_flag=True, help="Replace an existing target.")
 @json_option
 @guarded
 def command(
-    source: str, target: str, *, to: str | None, allow_loss: tuple[str, ...], verify: bool, overwrite: bool, as_json: bool
+    source: str,
+    target: str,
+    *,
+    to: str | None,
+    allow_loss: tuple[str, ...],
+    verify: bool,
+    overwrite: bool,
+    as_json: bool,
 ) -> int:
     """Convert SOURCE, a checkpoint of any format, to TARGET.
 

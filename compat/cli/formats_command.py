@@ -40,7 +40,8 @@ def _facts(found: Format) -> dict[str, object]:
 
 
 def _claims(capabilities: Capabilities) -> list[str]:
-    kept, refused = [], []
+    kept: list[str] = []
+    refused: list[str] = []
     for field in fields(Capabilities):
         value = getattr(capabilities, field.name)
         if isinstance(value, bool):

@@ -77,7 +77,7 @@ def _print(checkpoint: Checkpoint, *, show_all: bool) -> None:
     click.echo(f"{len(checkpoint.tensors):,} tensors in {size_text(total)}{note}")
     devices = sorted({storage.device for storage in storages} - {"cpu"})
     if devices:
-        click.echo(f"saved on {', '.join(devices)}: load with map_location=\"cpu\" where that is not to be had")
+        click.echo(f'saved on {", ".join(devices)}: load with map_location="cpu" where that is not to be had')
     for name, value in checkpoint.metadata.items():
         click.echo(f"  {printable(name)}: {printable(str(value))[:200]}")
     rows = [

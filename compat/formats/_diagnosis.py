@@ -11,15 +11,31 @@ from compat.sources import Source
 
 # What the first bytes look like → what that is, and what to do about it.
 _LOOKS: Final = (
-    (rb"version https://git-lfs", "a git-LFS pointer, not the file itself", "Fetch the content with: git lfs pull"),
-    (rb"(?i)\s*(<!doctype html|<html|<head)", "an HTML page", "A download link led to a web page; get the file itself."),
-    (rb"(?i)\s*<(\?xml|error)", "an XML document", "A download link led to an error message; get the file itself."),
+    (
+        rb"version https://git-lfs",
+        "a git-LFS pointer, not the file itself",
+        "Fetch the content with: git lfs pull",
+    ),
+    (
+        rb"(?i)\s*(<!doctype html|<html|<head)",
+        "an HTML page",
+        "A download link led to a web page; get the file itself.",
+    ),
+    (
+        rb"(?i)\s*<(\?xml|error)",
+        "an XML document",
+        "A download link led to an error message; get the file itself.",
+    ),
     (rb"\x89HDF\r\n\x1a\n", "an HDF5 file", "Keras and h5py read it; compat does not."),
     (rb"\x1f\x8b", "gzip-compressed", "Decompress it first: gunzip FILE"),
     (rb"\x28\xb5\x2f\xfd", "zstd-compressed", "Decompress it first: zstd -d FILE"),
     (rb"BZh[1-9]", "bzip2-compressed", "Decompress it first: bunzip2 FILE"),
     (rb"\xfd7zXZ\x00", "xz-compressed", "Decompress it first: unxz FILE"),
-    (rb"PK\x03\x04", "a zip archive that holds no checkpoint", "Extract it first; the checkpoint may lie inside."),
+    (
+        rb"PK\x03\x04",
+        "a zip archive that holds no checkpoint",
+        "Extract it first; the checkpoint may lie inside.",
+    ),
     (rb"GGUF", "a GGUF file", "This version of compat does not read it yet."),
     (rb"\x93NUMPY", "a single numpy array", "numpy.load reads it."),
     (rb"\x08[\x01-\x0c]", "perhaps an ONNX model", "This version of compat does not read it yet."),
@@ -38,5 +54,7 @@ def diagnose(source: Source, formats: Sequence[str]) -> UnknownFormat:
             return UnknownFormat(f"is {seen}", source=source.name, expected=expected, hint=hint)
     head = source.head[:16].hex(" ")
     return UnknownFormat(
-        f"is of no known format: {source.size:,} bytes that begin with {head}", source=source.name, expected=expected
+        f"is of no known format: {source.size:,} bytes that begin with {head}",
+        source=source.name,
+        expected=expected,
     )

@@ -173,7 +173,5 @@ FORMAT = Format(
     detect=_detect,
     open=_open,
     write=_write,
-    capabilities=Capabilities(
-        dtypes=_DTYPES, extras="json", opaque=False, hidden_bytes=False, mmap=True
-    ),
+    capabilities=Capabilities(dtypes=_DTYPES, extras="json", opaque=False, hidden_bytes=False, mmap=True),
 )

@@ -100,7 +100,9 @@ def _parse(source: Source, head: bytes) -> tuple[dict[str, Any], Any, list[Any],
     magic, protocol, system, content, keys = parts
     if magic != MAGIC or protocol != _PROTOCOL or not isinstance(system, dict):
         raise Corrupt(
-            f"begins with {magic!r:.40}, {protocol!r:.40}", source=source.name, expected=f"{MAGIC}, {_PROTOCOL}"
+            f"begins with {magic!r:.40}, {protocol!r:.40}",
+            source=source.name,
+            expected=f"{MAGIC}, {_PROTOCOL}",
         )
     if not isinstance(keys, list):
         raise Corrupt(f"the list of storages is {keys!r:.80}", source=source.name)
@@ -177,8 +179,7 @@ def _write(checkpoint: Checkpoint, target: BinaryIO, options: WriteOptions) -> W
         "little_endian": True,
         "type_sizes": {"short": 2, "int": 4, "long": 4},
     }
-    for value in (MAGIC, _PROTOCOL, facts):
-        target.write(plain.dumps(value))
+    target.writelines(plain.dumps(value) for value in (MAGIC, _PROTOCOL, facts))
     target.write(content)
     target.write(plain.dumps(list(types)))
     for _, storage, dtype in storages_of(checkpoint.tree):
@@ -189,8 +190,7 @@ def _write(checkpoint: Checkpoint, target: BinaryIO, options: WriteOptions) -> W
         if storage.byteorder == "big":
             target.write(swap(read(storage.data), DTYPES[storage.dtype or dtype or "uint8"].component))
         else:
-            for piece in storage.data.chunks():
-                target.write(piece)
+            target.writelines(storage.data.chunks())
     return Written()
 
 

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 from compat.checkpoint import Checkpoint, StorageRecord
 from compat.data import read
+from compat.dtypes import DTYPES
 from compat.errors import Corrupt
 from compat.formats._format import Capabilities, Format, WriteOptions, Written
 from compat.pickles import PickleWriter, read_pickle
@@ -22,7 +23,6 @@ from compat.pickles.writer import storage_class
 from compat.rebuild import MEANINGS, settle
 from compat.sources import Source
 from compat.strided import swap
-from compat.dtypes import DTYPES
 from compat.torchfile import Storages, checked, storages_of, untypable
 from compat.zipdir import LOCAL_SIGNATURE, Archive, ArchiveWriter
 
@@ -98,7 +98,9 @@ def _place(archive: Archive, name: str, storage: StorageRecord, byteorder: str) 
     data = archive.data(name)
     if data.nbytes != storage.nbytes and storage.dtype not in ("quint4x2", "quint2x4"):
         raise Corrupt(
-            f"record {name!r} has {data.nbytes:,} bytes", source=archive.source.name, expected=f"{storage.nbytes:,}"
+            f"record {name!r} has {data.nbytes:,} bytes",
+            source=archive.source.name,
+            expected=f"{storage.nbytes:,}",
         )
     storage.nbytes = data.nbytes
     storage.data = data

@@ -72,6 +72,7 @@ class Meaning:
         return self._call(*args)
 
     def __setstate__(self, state: object) -> None:
+        """What BUILD calls: refused."""
         raise pickle.UnpicklingError(f"{self.name} is given a state")
 
 
@@ -90,6 +91,7 @@ class _Unpickler(pickle.Unpickler):
         self.named: dict[str, Any] = {}
 
     def find_class(self, module: str, name: str, /) -> Any:
+        """What a name of the stream stands for; nothing is imported."""
         named = GlobalName(_PYTHON2_MODULES.get(module, module), name)
         full = str(named)
         found = self.named.get(full)
@@ -103,6 +105,7 @@ class _Unpickler(pickle.Unpickler):
         return found
 
     def persistent_load(self, pid: Any, /) -> Any:
+        """What a persistent id stands for."""
         if self._persistent is None:
             raise pickle.UnpicklingError(f"refers to a persistent object {pid!r:.80}, which this format has none of")
         return self._persistent(pid)
@@ -143,9 +146,20 @@ def read_pickle(
             error.source = str(source)
         raise
     # The stream drives the unpickler into these by calling what cannot be called, or with wrong arguments.
-    except (pickle.UnpicklingError, TypeError, ValueError, AttributeError, IndexError, KeyError, EOFError,
-            OverflowError, RecursionError) as error:
+    except (
+        pickle.UnpicklingError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        IndexError,
+        KeyError,
+        EOFError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise Corrupt(
-            f"the pickle stream is damaged: {type(error).__name__}: {error!s:.200}", source=source, offset=start
+            f"the pickle stream is damaged: {type(error).__name__}: {error!s:.200}",
+            source=source,
+            offset=start,
         ) from error
     return tree, end, list(unpickler.named)

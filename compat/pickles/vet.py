@@ -46,7 +46,10 @@ _INDEX_DIGITS: Final = 18
 _LINE: Final = -1
 _TWO_LINES: Final = -2
 _SIZED: Final = -3  # a little-endian length, then that many bytes: _LENGTH_WIDTH says how wide
-_LENGTH_WIDTH: Final = {ord(code): width for code, width in zip("BUCTX\x8c\x8d\x8e\x96\x8a\x8b", (4, 1, 1, 4, 4, 1, 8, 8, 8, 1, 4), strict=True)}
+_LENGTH_WIDTH: Final = {
+    ord(code): width
+    for code, width in zip("BUCTX\x8c\x8d\x8e\x96\x8a\x8b", (4, 1, 1, 4, 4, 1, 8, 8, 8, 1, 4), strict=True)
+}
 
 
 class _Effect(NamedTuple):
@@ -98,7 +101,9 @@ def _effect(code: pickletools.OpcodeInfo) -> _Effect:
 _EFFECTS: Final[dict[int, _Effect]] = {ord(code.code): _effect(code) for code in pickletools.opcodes}
 
 
-def vet(data: bytes | memoryview, start: int = 0, *, limits: Limits = DEFAULT_LIMITS, source: object = None) -> int:
+def vet(
+    data: bytes | bytearray | memoryview, start: int = 0, *, limits: Limits = DEFAULT_LIMITS, source: object = None
+) -> int:
     """Walk the pickle stream that begins at `start` and return the offset just behind its STOP opcode.
 
     Time and memory are linear in the length of the stream; nothing is imported, called or built.
@@ -113,7 +118,7 @@ def vet(data: bytes | memoryview, start: int = 0, *, limits: Limits = DEFAULT_LI
 class _Walk:
     """One pass over one stream: position, weights, and the budget of hashing."""
 
-    def __init__(self, data: bytes | memoryview, start: int, limits: Limits, source: object) -> None:
+    def __init__(self, data: bytes | bytearray | memoryview, start: int, limits: Limits, source: object) -> None:
         self.data = data
         self.start = start
         self.end = len(data)

@@ -222,7 +222,9 @@ class PickleWriter:
 
     def _opaque(self, node: Opaque, path: tuple[Any, ...]) -> None:
         if node.kwargs:
-            raise Unsupported(f"{path_text(path)} is made with keyword arguments", feature="opaque", paths=[path_text(path)])
+            raise Unsupported(
+                f"{path_text(path)} is made with keyword arguments", feature="opaque", paths=[path_text(path)]
+            )
         self._global(node.name)
         self._tuple_body(node.args, path)
         self._out.append(b"R" if node.made_by == "call" else b"\x81")
@@ -296,7 +298,7 @@ class PickleWriter:
             return "torch._utils._rebuild_meta_tensor_no_storage", (dtype, node.shape, node.stride, grad)
         bits = {name: True for name in ("conj", "neg") if getattr(node, name)}
         behind: tuple[Any, ...] = (bits,) if bits else ()
-        place = (node.storage_offset, node.shape, node.stride, grad, OrderedDict())
+        place: tuple[Any, ...] = (node.storage_offset, node.shape, node.stride, grad, OrderedDict())
         typed = DTYPES[node.dtype].storage is not None and node.storage.key not in self._untyped
         if typed:
             return "torch._utils._rebuild_tensor_v2", (StorageRef(node.storage, node.dtype), *place, *behind)

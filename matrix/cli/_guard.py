@@ -46,7 +46,9 @@ def _need(name: str, install: str) -> None:
     try:
         importlib.import_module(name)
     except ImportError:
-        raise click.ClickException(f"{name} is not installed. Install it with: python -m pip install {install}") from None
+        raise click.ClickException(
+            f"{name} is not installed. Install it with: python -m pip install {install}"
+        ) from None
 
 
 def _expected_errors() -> tuple[type[Exception], ...]:

@@ -10,7 +10,13 @@ from matrix.cli._guard import guarded
 
 
 @click.command("list")
-@click.option("--cells", "patterns", multiple=True, metavar="PATTERN", help="Only cells whose id matches; may be repeated.")
+@click.option(
+    "--cells",
+    "patterns",
+    multiple=True,
+    metavar="PATTERN",
+    help="Only cells whose id matches; may be repeated.",
+)
 @click.option("--pruned", is_flag=True, help="Show instead which combinations are no cells, and why.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 @guarded
@@ -27,7 +33,13 @@ def command(*, patterns: tuple[str, ...], pruned: bool, as_json: bool) -> int:
     rows = [(cell, expected.for_cell(cell.id)) for cell in select(planned.cells, patterns)]
     if as_json:
         cells = [
-            {"id": cell.id, "axes": dict(cell.values), "expected": wanted.kind, "source": wanted.source, "reason": wanted.reason}
+            {
+                "id": cell.id,
+                "axes": dict(cell.values),
+                "expected": wanted.kind,
+                "source": wanted.source,
+                "reason": wanted.reason,
+            }
             for cell, wanted in rows
         ]
         click.echo(json.dumps({"kind": "list", "schema": 1, "cells": cells}))

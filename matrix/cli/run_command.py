@@ -12,10 +12,26 @@ from matrix.cli._guard import guarded
 
 
 @click.command("run")
-@click.option("--profile", type=click.Choice(["quick", "default", "thorough", "nightly"]), default="default", help="How much to try.")
-@click.option("--cells", "patterns", multiple=True, metavar="PATTERN", help="Only cells whose id matches; may be repeated.")
+@click.option(
+    "--profile",
+    type=click.Choice(["quick", "default", "thorough", "nightly"]),
+    default="default",
+    help="How much to try.",
+)
+@click.option(
+    "--cells",
+    "patterns",
+    multiple=True,
+    metavar="PATTERN",
+    help="Only cells whose id matches; may be repeated.",
+)
 @click.option("--model", metavar="PKG.MOD:FACTORY", help="Your own module in place of drawn ones.")
-@click.option("--state", metavar="FILE", type=click.Path(path_type=Path), help="A real checkpoint in place of drawn ones.")
+@click.option(
+    "--state",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="A real checkpoint in place of drawn ones.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed draws the same examples.")
 @click.option(
     "--out", metavar="DIR", type=click.Path(path_type=Path), default=Path("matrix-report"), show_default=True,
@@ -51,7 +67,12 @@ def command(
         verdicts = run.execute()
     report = Report.read(out / "report.jsonl")
     if as_json:
-        document = {"kind": "run", "schema": 1, "verdicts": dict(verdicts), "failed": [c.id for c in report.failed]}
+        document = {
+            "kind": "run",
+            "schema": 1,
+            "verdicts": dict(verdicts),
+            "failed": [c.id for c in report.failed],
+        }
         click.echo(json.dumps({**document, "report": str(out / "report.jsonl")}))
     else:
         _show(report, out)

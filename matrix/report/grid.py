@@ -91,9 +91,7 @@ def make_grid(report: Report) -> Grid:
         rows=dict(sorted(rows.items())),
         known=_known(report.cells),
         claimed=Counter(c.expectation.reason for c in report.cells if c.verdict == "refused-as-claimed"),
-        skipped=Counter(
-            c.outcome.message or "no reason given" for c in report.cells if c.verdict == "skipped"
-        ),
+        skipped=Counter(c.outcome.message or "no reason given" for c in report.cells if c.verdict == "skipped"),
         pruned={rule: count for rule, count in report.footer.get("pruned", {}).items() if count},
         not_selected=report.footer.get("not_run", 0),
         totals=Counter(cell.verdict for cell in report.cells),

@@ -222,9 +222,7 @@ def _parsed(path: Path) -> list[dict[str, Any]]:
         except ValueError as error:
             raise ReportError(f"{path} is no report: line {number} is no JSON: {error}") from error
         if not isinstance(line, dict):
-            raise ReportError(
-                f"{path} is no report: line {number} is a {type(line).__name__}; expected an object"
-            )
+            raise ReportError(f"{path} is no report: line {number} is a {type(line).__name__}; expected an object")
         lines.append(line)
     return lines
 

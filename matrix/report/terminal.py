@@ -101,6 +101,4 @@ def _print_failure(cell: CellLine, console: Console) -> None:
     # Ids and paths stay whole, so that they can be copied.
     console.print(f"\n[bold red]{cell.verdict.upper()}[/] {escape(cell.id)}", highlight=False, soft_wrap=True)
     for name, text in story(cell).items():
-        console.print(
-            f"  {name}: {text}", markup=False, highlight=False, soft_wrap=text.startswith("python ")
-        )
+        console.print(f"  {name}: {text}", markup=False, highlight=False, soft_wrap=text.startswith("python "))

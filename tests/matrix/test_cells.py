@@ -63,9 +63,7 @@ def test_a_new_axis_with_a_default_changes_no_id() -> None:
 @given(st.data())
 def test_every_combination_of_values_comes_back_from_its_id(data: st.DataObject) -> None:
     check = data.draw(st.sampled_from(sorted(AXES.checks)), label="check")
-    values = {
-        axis.name: data.draw(st.sampled_from(list(axis.values)), label=axis.name) for axis in AXES.of(check)
-    }
+    values = {axis.name: data.draw(st.sampled_from(list(axis.values)), label=axis.name) for axis in AXES.of(check)}
     cell = Cell.make(AXES, check, **values)
     assert Cell.parse(AXES, cell.id) == cell
     assert dict(Cell.parse(AXES, cell.id).values) == values
@@ -75,9 +73,7 @@ def test_every_cell_comes_back_from_its_id() -> None:
     assert all(Cell.parse(AXES, cell.id) == cell for cell in PLAN.cells)
 
 
-@given(
-    st.lists(st.sampled_from(["roundtrip", "torch-zip", "torch>torch", "wo", "plain", "p4", "read", "", ">"]))
-)
+@given(st.lists(st.sampled_from(["roundtrip", "torch-zip", "torch>torch", "wo", "plain", "p4", "read", "", ">"])))
 @settings(max_examples=200)
 def test_what_parses_is_the_id_of_what_it_parses_to(parts: list[str]) -> None:
     text = ":".join(parts)
@@ -236,9 +232,7 @@ def test_a_pattern_may_be_an_id() -> None:
 
 def test_a_pattern_that_matches_nothing_is_refused_with_what_is_near() -> None:
     near = "roundtrip:torch-zip:torch>torch:wo:plain"
-    with pytest.raises(
-        UnknownCellError, match="no cell matches 'roundtrip:torch-zip:torch>torch:w:plain'"
-    ) as caught:
+    with pytest.raises(UnknownCellError, match="no cell matches 'roundtrip:torch-zip:torch>torch:w:plain'") as caught:
         select(PLAN.cells, ["*", near.replace(":wo:", ":w:")])
     assert near in str(caught.value)
     with pytest.raises(UnknownCellError, match="`matrix list` shows them all"):

@@ -186,14 +186,9 @@ def test_a_state_with_several_features_shares_what_is_expected_of_each() -> None
 
 
 def test_of_several_refusals_the_earliest_is_expected() -> None:
-    early = changed(
-        id='"refused-at-write"', stage='"write"', cells='["roundtrip:torch-legacy:torch>torch:wo:early"]'
-    )
+    early = changed(id='"refused-at-write"', stage='"write"', cells='["roundtrip:torch-legacy:torch>torch:wo:early"]')
     found = expectations(REFUSAL + early)
-    assert (
-        found.combined([CELL, "roundtrip:torch-legacy:torch>torch:wo:early"]).source
-        == "known:refused-at-write"
-    )
+    assert found.combined([CELL, "roundtrip:torch-legacy:torch>torch:wo:early"]).source == "known:refused-at-write"
 
 
 def test_a_crash_of_one_feature_is_not_forgotten() -> None:

@@ -142,9 +142,7 @@ def test_no_failure_is_hidden_by_other_examples(judged: list[tuple[Outcome, Expe
 def test_the_worst_outcome_stands_for_all(listed: list[Outcome]) -> None:
     found = worst(listed)
     assert KINDS.index(found.kind) == min(KINDS.index(outcome.kind) for outcome in listed)
-    assert set(found.facets) == {
-        f for outcome in listed if outcome.kind == found.kind for f in outcome.facets
-    }
+    assert set(found.facets) == {f for outcome in listed if outcome.kind == found.kind for f in outcome.facets}
 
 
 def test_an_expected_stage_and_message_are_both_needed() -> None:

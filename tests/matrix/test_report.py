@@ -141,9 +141,7 @@ def test_an_interrupted_run_leaves_what_it_had(path: Path) -> None:
     def interrupted() -> None:
         with ReportWriter(path, {"seed": 5}) as writer:
             writer.cell(line(0))
-            assert len(path.read_text(encoding="ascii").splitlines()) == 2, (
-                "lines are on disk as soon as written"
-            )
+            assert len(path.read_text(encoding="ascii").splitlines()) == 2, "lines are on disk as soon as written"
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -295,9 +293,7 @@ def test_the_terminal_fits_80_columns_but_for_what_is_copied(path: Path) -> None
 def test_large_counts_wrap_and_are_not_cut_off(path: Path, width: int) -> None:
     names = [*["as-expected"] * 1234, *["known"] * 567, *["broken"] * 89, *["skipped"] * 21]
     cells = [
-        line(number, name, pair=PAIRS[0], mode=mode)
-        for mode in MODES.values()
-        for number, name in enumerate(names)
+        line(number, name, pair=PAIRS[0], mode=mode) for mode in MODES.values() for number, name in enumerate(names)
     ]
     text = shown(Report.read(written(path, cells)), width=width)
     table = text[: text.index("numbers are cells")]
@@ -336,9 +332,7 @@ def test_the_terminal_says_everything_without_colour(path: Path) -> None:
     assert "a rule that pruned nothing" not in text
 
 
-def test_colour_needs_a_terminal_and_no_color_turns_it_off(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_colour_needs_a_terminal_and_no_color_turns_it_off(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = Report.read(written(path, everything()))
     for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
         monkeypatch.delenv(name, raising=False)

@@ -1,40 +1,20 @@
-"""How tensors that share storage, have strides or hide in a tree lie in a format of named dense arrays.
-
-Other readers of such a file must find every value they can: each distinct view is written densely, in logical
-order, with conjugation and negation applied. What that loses is carried beside it and restored exactly:
-which names share a storage, where in it they lie, and the tree that held them.
-"""
+"""Lay a tree out as named dense arrays, and put what that loses into words."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from compat import plainjson
-from compat.checkpoint import (
-    Path,
-    StorageRecord,
-    TensorRecord,
-    check_bounds,
-    contiguous_stride,
-    name_paths,
-    path_text,
-    walk,
-)
-from compat.data import Buffer, Data, MemoryData, ScatteredData, read
+from compat.checkpoint import Path, TensorRecord, name_paths, path_text, walk
+from compat.data import Buffer
 from compat.dtypes import DTYPES
-from compat.errors import Corrupt, Unsupported
+from compat.errors import Unsupported
 from compat.formats._format import Written
+from compat.layout._rules import FREE, MAX_HIDDEN, RESERVED, VERSION, flip_signs
 from compat.strided import element_bytes, element_chunks
-
-VERSION: Final = 1
-# A storage may be this much larger than what its tensors show; beyond it, it is not restored.
-_MAX_HIDDEN: Final = 4
-_FREE: Final = 64 * 1024
-# A name that the format keeps for itself.
-RESERVED: Final = "__metadata__"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,29 +51,6 @@ class Layout:
     arrays: list[Array] = field(default_factory=list)
     text: str | None = None
     written: Written = field(default_factory=Written)
-
-
-def flip_signs(elements: Buffer, record: TensorRecord) -> Buffer:
-    """Apply a tensor's conjugate and negative bits to its bytes; doing it twice gives them back."""
-    dtype = DTYPES[record.dtype]
-    if "int" in record.dtype:
-        return _negate(elements, dtype.itemsize)
-    sign = bytes(dtype.component - 1) + b"\x80"
-    keep = bytes(dtype.component)
-    if dtype.itemsize == dtype.component:
-        unit = sign if record.neg else keep
-    else:
-        unit = (sign if record.neg else keep) + (sign if record.neg != record.conj else keep)
-    size = memoryview(elements).nbytes
-    mask = unit * (size // len(unit))
-    return (int.from_bytes(elements, "little") ^ int.from_bytes(mask, "little")).to_bytes(size, "little")
-
-
-def _negate(elements: Buffer, width: int) -> bytes:
-    """Two's complement, element by element: the negative bit of whole numbers."""
-    data, modulus = bytes(elements), 1 << (8 * width)
-    numbers = (int.from_bytes(data[at : at + width], "little") for at in range(0, len(data), width))
-    return b"".join((-number % modulus).to_bytes(width, "little") for number in numbers)
 
 
 class _Planner:
@@ -149,7 +106,7 @@ class _Planner:
                 paths=[where],
                 hint='Store it as raw bits that only compat gives back: allow_loss=["dtype"] (--allow-loss dtype).',
             )
-        if record.nbytes > _MAX_HIDDEN * record.storage.nbytes + _FREE:
+        if record.nbytes > MAX_HIDDEN * record.storage.nbytes + FREE:
             raise Unsupported(
                 f"tensor {where!r} is an expanded view: {record.nbytes:,} bytes out of {record.storage.nbytes:,}",
                 feature="strides",
@@ -160,7 +117,9 @@ class _Planner:
     def _place(self, name: str, path: Path, record: TensorRecord) -> None:
         facts = self._facts(record, path)
         first = self.shared[id(record.storage)][_geometry(record)]
-        if len(self.shared[id(record.storage)]) > 1 or not (record.covers_storage and not record.conj and not record.neg):
+        if len(self.shared[id(record.storage)]) > 1 or not (
+            record.covers_storage and not record.conj and not record.neg
+        ):
             facts |= self._geometry_facts(record, path)
         elif first != name:
             facts["of"] = first
@@ -184,10 +143,8 @@ class _Planner:
         return facts
 
     def _geometry_facts(self, record: TensorRecord, path: Path) -> dict[str, Any]:
-        visible = sum(
-            self.records[name][1].nbytes for name in self.shared[id(record.storage)].values()
-        )
-        if record.storage.nbytes > _MAX_HIDDEN * visible + _FREE:
+        visible = sum(self.records[name][1].nbytes for name in self.shared[id(record.storage)].values())
+        if record.storage.nbytes > MAX_HIDDEN * visible + FREE:
             if len(self.shared[id(record.storage)]) > 1 and "aliasing" not in self.allow_loss:
                 raise Unsupported(
                     f"{path_text(path)} shows a small part of a storage of {record.storage.nbytes:,} bytes that "
@@ -202,7 +159,11 @@ class _Planner:
         self.storages[key] = {"nbytes": record.storage.nbytes}
         if visible < record.storage.nbytes:
             self._lose("hidden_bytes", path)
-        facts: dict[str, Any] = {"storage": key, "offset": record.storage_offset, "stride": list(record.stride)}
+        facts: dict[str, Any] = {
+            "storage": key,
+            "offset": record.storage_offset,
+            "stride": list(record.stride),
+        }
         facts |= {name: True for name in ("conj", "neg") if getattr(record, name)}
         return facts
 
@@ -221,7 +182,9 @@ class _Planner:
         written = self.layout.written
         for path, leaf in walk(self.tree):
             if not isinstance(leaf, TensorRecord):
-                written.carried.setdefault("metadata" if "._metadata" in map(str, path) else "extras", []).append(path_text(path))
+                written.carried.setdefault("metadata" if "._metadata" in map(str, path) else "extras", []).append(
+                    path_text(path)
+                )
         for name, (path, record) in self.records.items():
             if path_text(path) != name:
                 written.renamed[path_text(path)] = name
@@ -271,138 +234,3 @@ def plan(tree: Any, *, dtypes: Collection[str], allow_loss: Collection[str] = ()
         Unsupported: the tree holds what neither an array nor the carried text can.
     """
     return _Planner(tree, dtypes, allow_loss).plan()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """One named dense array as a file has it."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    data: Data
-
-
-class _Restorer:
-    def __init__(self, arrays: Mapping[str, Found], carried: dict[str, Any]) -> None:
-        self.arrays = arrays
-        self.tensors: dict[str, Any] = carried["tensors"]
-        self.sizes: dict[str, Any] = carried["storages"]
-        self.records: dict[str, TensorRecord] = {}
-        self.storages: dict[str, StorageRecord] = {}
-        self.parts: dict[str, list[Any]] = {}
-
-    def restore(self, tree: Any) -> Any:
-        restored = plainjson.decode(tree, self.tensor)
-        unused = [name for name in self.arrays if name not in self.records]
-        if unused:
-            raise Corrupt(
-                f"array {unused[0]!r} is not in the carried layout",
-                expected="the arrays that compat wrote",
-                hint="Another tool changed the file. Remove 'compat.layout' from its metadata to read the arrays alone.",
-            )
-        for key, storage in self.storages.items():
-            self._assemble(key, storage)
-        for name, record in self.records.items():
-            check_bounds(record, path=name)
-        return restored
-
-    def tensor(self, name: Any) -> TensorRecord:
-        if not isinstance(name, str):
-            raise Corrupt(f"a tensor is named {name!r:.80}")
-        if name not in self.records:
-            self.records[name] = self._record(name, self.tensors.get(name, {}))
-        return self.records[name]
-
-    def _record(self, name: str, facts: Any) -> TensorRecord:
-        array = self.arrays.get(facts.get("of", name))
-        if array is None:
-            raise Corrupt(f"array {facts.get('of', name)!r} is missing, which the carried layout names")
-        source = self.tensors.get(facts.get("of", name), {})
-        dtype = source.get("dtype", array.dtype)
-        shape = tuple(int(n) for n in source.get("shape", array.shape))
-        if dtype not in DTYPES:
-            raise Corrupt(f"tensor {name!r} has the unknown dtype {dtype!r:.40}")
-        own = "storage" not in facts
-        key = "array " + facts.get("of", name) if own else str(facts["storage"])
-        storage = self._storage(key, array, facts, own=own)
-        record = TensorRecord(
-            dtype=dtype,
-            shape=shape,
-            stride=contiguous_stride(shape) if own else tuple(int(n) for n in facts["stride"]),
-            storage_offset=0 if own else int(facts["offset"]),
-            storage=storage,
-            requires_grad=bool(facts.get("requires_grad", False)),
-            kind=str(facts.get("kind", "tensor")),
-            conj=bool(facts.get("conj", False)),
-            neg=bool(facts.get("neg", False)),
-            attributes=plainjson.decode(facts.get("attributes"), self.tensor),
-        )
-        if record.nbytes != array.data.nbytes:
-            raise Corrupt(f"array {name!r} has {array.data.nbytes:,} bytes", expected=f"{record.nbytes:,}")
-        if own and (record.conj or record.neg):
-            storage.data = MemoryData(flip_signs(read(array.data), record))
-        if not own and "of" not in facts:
-            self.parts.setdefault(key, []).append((array.data, record))
-        return record
-
-    def _storage(self, key: str, array: Found, facts: Any, *, own: bool) -> StorageRecord:
-        if key not in self.storages:
-            nbytes = array.data.nbytes if own else int(self.sizes[key]["nbytes"])
-            self.storages[key] = StorageRecord(
-                key=key, nbytes=nbytes, device=str(facts.get("device", "cpu")), data=array.data if own else None
-            )
-        return self.storages[key]
-
-    def _assemble(self, key: str, storage: StorageRecord) -> None:
-        """Put a shared storage together from the dense copies of its views."""
-        if storage.data is not None:
-            return
-        parts = self.parts.get(key, [])
-        visible = sum(data.nbytes for data, _ in parts)
-        if storage.nbytes > _MAX_HIDDEN * visible + _FREE:
-            raise Corrupt(f"a storage of {storage.nbytes:,} bytes is carried for {visible:,} bytes of tensors")
-        storage.data = ScatteredData(
-            nbytes=storage.nbytes,
-            parts=[
-                (
-                    MemoryData(flip_signs(read(data), record)) if record.conj or record.neg else data,
-                    record.itemsize,
-                    record.shape,
-                    record.stride,
-                    record.storage_offset,
-                )
-                for data, record in parts
-            ],
-        )
-
-
-def restore(arrays: Mapping[str, Found], text: str | None) -> Any:
-    """The tree that was laid out as these arrays and this text.
-
-    Raises:
-        Corrupt: the text is damaged, or does not fit the arrays.
-    """
-    if text is None:
-        return {name: _alone(name, array) for name, array in arrays.items()}
-    try:
-        carried = json.loads(text)
-        if carried["version"] != VERSION:
-            raise Unsupported(
-                f"the carried layout has version {carried['version']!r:.40}",
-                feature="layout",
-                expected=str(VERSION),
-                hint="It was written by a newer compat: update.",
-            )
-        return _Restorer(arrays, carried).restore(carried["tree"])
-    except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
-        raise Corrupt(f"the carried layout is damaged: {type(error).__name__}: {error!s:.120}") from error
-
-
-def _alone(name: str, array: Found) -> TensorRecord:
-    return TensorRecord(
-        dtype=array.dtype,
-        shape=array.shape,
-        stride=contiguous_stride(array.shape),
-        storage_offset=0,
-        storage=StorageRecord(key=name, nbytes=array.data.nbytes, data=array.data),
-    )
