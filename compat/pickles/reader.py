@@ -41,6 +41,7 @@ class StandIn(Opaque):
         self.made_by = "call"
 
     def __setstate__(self, state: Any) -> None:
+        """What BUILD calls."""
         self.state = state if self.state is None else (self.state, state)
 
     def append(self, item: Any) -> None:
@@ -69,6 +70,7 @@ class Meaning:
         self._call = call
 
     def __call__(self, *args: Any) -> Any:
+        """What REDUCE calls: our own function, with the stream's arguments."""
         return self._call(*args)
 
     def __setstate__(self, state: object) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from itertools import product
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from matrix.gathering import visible
@@ -10,6 +10,7 @@ from matrix.nodes import TensorNode
 from matrix.peer import ITEMSIZES
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(("uint8", "float16", "float32", "int64", "complex128")),
     st.lists(st.tuples(st.integers(0, 4), st.integers(0, 6)), max_size=4),

@@ -53,13 +53,21 @@ def test_a_failing_cell_leaves_the_smallest_example_and_a_script(tmp_path: Path)
     assert done.stdout.splitlines()[-1] == "the same", "the defect is in the miniature, not in what the script calls"
 
 
-@pytest.mark.parametrize("content", ["plain", "shared-storage", "conj", "neg", "extras-python", "odd-keys", "parameters"])
+@pytest.mark.parametrize(
+    "content", ["plain", "shared-storage", "conj", "neg", "extras-python", "odd-keys", "parameters"]
+)
 def test_a_reproducer_runs_and_shows_the_state(content: str, tmp_path: Path) -> None:
     from matrix.cells import Cell
     from matrix.reproduce import script
 
     cell = Cell.make(
-        make_axes(), "roundtrip", format="torch-zip", writer="torch", reader="torch", weights_only="full", content=content
+        make_axes(),
+        "roundtrip",
+        format="torch-zip",
+        writer="torch",
+        reader="torch",
+        weights_only="full",
+        content=content,
     )
     text = script(examples.draw(content, 1).spec, cell, suffix=".pt", expected='ok """', seen="x\ny")
     path = tmp_path / "script.py"

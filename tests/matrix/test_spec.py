@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from matrix.spec import (
@@ -57,6 +57,7 @@ PLAIN: Any = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(PLAIN)
 def test_every_plain_value_survives_json(value: Any) -> None:
     original = spec(value)

@@ -65,6 +65,7 @@ def answers(draw: st.DrawFn) -> tuple[int, str, list[bool], list[int], str]:
     )
 
 
+@settings(deadline=None)
 @given(answers())
 def test_drawn_choices_stay_within_bounds(drawn: tuple[int, str, list[bool], list[int], str]) -> None:
     number, letter, truths, sizes, text = drawn
