@@ -138,3 +138,92 @@ def test_every_format_module_is_in_the_table() -> None:
 def test_the_lists_of_this_test_name_modules_that_exist() -> None:
     rooms = {name.split(".")[1] for name in sources() if name.startswith("matrix.")}
     assert rooms >= TORCH_FREE | ORACLE
+
+
+def test_a_new_format_is_one_module_and_one_table_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The whole of a new format, and everything finds it: detection, commands, conversion, the matrix."""
+    import json
+    import sys
+    import types
+    from dataclasses import replace
+
+    from click.testing import CliRunner
+
+    import compat
+    from compat import formats
+    from compat.cli import main
+    from compat.formats import safetensors
+    from matrix.cells import plan
+    from matrix.runner import make_axes
+
+    mark = b"MARK"
+
+    def write(checkpoint: object, target: object, options: object) -> object:
+        target.write(mark)  # type: ignore[attr-defined]  # a file
+        return safetensors.FORMAT.write(checkpoint, target, options)  # type: ignore[misc,arg-type]
+
+    def read(source: object) -> object:
+        content = source.read(4, source.size - 4)  # type: ignore[attr-defined]  # a Source
+        return safetensors.FORMAT.open(compat.sources.open_source(bytes(content)))
+
+    module = types.ModuleType("the_new_format")
+    module.FORMAT = replace(  # type: ignore[attr-defined]  # what a format module is
+        safetensors.FORMAT,
+        name="marked",
+        suffixes=(".marked",),
+        asked_by=(".marked",),
+        detect=lambda source: source.head.startswith(mark),
+        open=read,  # type: ignore[arg-type]  # as above
+        write=write,  # type: ignore[arg-type]  # as above
+    )
+    monkeypatch.setitem(sys.modules, "the_new_format", module)
+    monkeypatch.setitem(formats._MODULES, "marked", "the_new_format")
+
+    import torch
+
+    target = tmp_path / "x.marked"
+    compat.save({"a": torch.arange(3)}, target)
+    assert target.read_bytes().startswith(mark)
+    assert list(compat.load(target)) == ["a"]
+    compat.convert(target, tmp_path / "x.pt")
+    assert not compat.diff(target, tmp_path / "x.pt")
+    listed = json.loads(CliRunner().invoke(main, ["formats", "--json"]).output)
+    assert "marked" in [found["name"] for found in listed["formats"]]
+    assert any(cell.id.startswith("roundtrip:marked:compat>compat:wo:") for cell in plan(make_axes()).cells)
+
+
+def test_a_new_prefix_is_one_table() -> None:
+    from matrix.axes import load_axes
+    from matrix.cells import plan
+    from matrix.runner import make_axes
+
+    text = (ROOT / "matrix" / "data" / "axes.toml").read_text(encoding="utf-8")
+    more = load_axes(text + '\n[axes.prefix.values."wrapped."]\nsummary = "a new wrapper"\n')
+    known = make_axes()
+    more = more.with_values("format", known["format"].values.values()).with_values(
+        "content", known["content"].values.values()
+    )
+    ids = {cell.id for cell in plan(more).cells}
+    assert {cell.id for cell in plan(known).cells} < ids
+    assert any(":wrapped.:" in name for name in ids)
+
+
+def test_compat_names_a_dtype_in_one_table() -> None:
+    from compat.dtypes import DTYPES
+
+    rare = [name for name in DTYPES if name.startswith(("float8", "bits", "complex32"))]
+    for name in rare:
+        holders = {module for module, text in sources().items() if module.startswith("compat") and _names(text, name)}
+        assert holders == {"compat.dtypes"}, (name, holders)
+
+
+def test_a_name_in_a_second_place_is_seen() -> None:
+    assert _names('x = ["torch-zip"]', "torch-zip")
+    assert not _names('"""torch-zip is a format."""', "torch-zip")
+
+
+def test_both_dtype_tables_agree() -> None:
+    from compat.dtypes import DTYPES, QUANTIZED
+    from matrix.peer import ITEMSIZES
+
+    assert {name: dtype.itemsize for name, dtype in DTYPES.items() if name not in QUANTIZED} == dict(ITEMSIZES)
