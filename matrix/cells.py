@@ -135,6 +135,12 @@ def _speaks(axis: str) -> Callable[[Axes, dict[str, str]], bool]:
     return prunes
 
 
+def _only_read(axes: Axes, values: dict[str, str]) -> bool:
+    """compat writes what its table says it writes; the others' formats stand in their own facts."""
+    own = _fact(axes, values, "writer", "formats") is None
+    return own and axes["format"].values[values["format"]].facts.get("written") is False
+
+
 def _default(axes: Axes, values: dict[str, str], axis: str) -> bool:
     return values[axis] == axes[axis].default
 
@@ -169,6 +175,11 @@ RULES = (
         sentence="the writer does not write this format",
         reads=("format", "writer"),
         prunes=_speaks("writer"),
+    ),
+    Rule(
+        sentence="the format is only read",
+        reads=("format", "writer"),
+        prunes=_only_read,
     ),
     Rule(
         sentence="the reader does not read this format",

@@ -88,7 +88,11 @@ def make_axes(given: str | None = None) -> Axes:
         Value(
             id=found.name,
             summary=found.summary,
-            facts={"unpickles": found.unpickles, "mmap": found.capabilities.mmap},
+            facts={
+                "unpickles": found.unpickles,
+                "mmap": found.capabilities.mmap,
+                "written": found.write is not None,
+            },
         )
         for found in formats.all_formats()
     ]

@@ -23,6 +23,7 @@ _MODULES: Final = {
     "safetensors": "compat.formats.safetensors",
     "torch-legacy": "compat.formats.torch_legacy",
     "torch-zip": "compat.formats.torch_zip",
+    "torchscript": "compat.formats.torchscript",
 }
 if list(_MODULES) != sorted(_MODULES):
     raise AssertionError("the table of formats is not in alphabetical order")

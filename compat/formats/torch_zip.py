@@ -1,4 +1,4 @@
-"""`torch-zip`: what `torch.save` writes since 1.6.
+"""`torch-zip`: what `torch.save` writes since 1.6, and the opt-in zip files of 1.4 and 1.5.
 
 - kept: everything that the neutral model holds, exactly: dtypes, strides, offsets, shared storages, device
   tags, Parameters, `_metadata`, extras, opaque objects.
@@ -16,95 +16,48 @@ from typing import Any, BinaryIO
 from compat.checkpoint import Checkpoint, StorageRecord
 from compat.data import read
 from compat.dtypes import DTYPES
-from compat.errors import Corrupt
 from compat.formats._format import Capabilities, Format, WriteOptions, Written
 from compat.pickles import PickleWriter, read_pickle
 from compat.pickles.writer import storage_class
 from compat.rebuild import MEANINGS, settle
 from compat.sources import Source
 from compat.strided import swap
+from compat.torcharchive import PICKLE, archive_of, byteorder_of, facts_of, place_storage, root_of
 from compat.torchfile import Storages, checked, storages_of, untypable
-from compat.zipdir import LOCAL_SIGNATURE, Archive, ArchiveWriter
-
-_PICKLE = "data.pkl"
-_SMALL_RECORD = 256
-
-
-def _archive(source: Source) -> Archive:
-    archive = source.cache.get("archive")
-    if not isinstance(archive, Archive):
-        archive = source.cache["archive"] = Archive(source)
-    return archive
-
-
-def _root(archive: Archive) -> str | None:
-    """The folder that holds `data.pkl`, with its slash; None where the archive is another kind."""
-    roots = [name[: -len(_PICKLE)] for name in archive.entries if name.rpartition("/")[2] == _PICKLE]
-    outermost = min(roots, key=lambda root: root.count("/"), default=None)
-    if outermost is None or f"{outermost}constants.pkl" in archive.entries:
-        return None
-    return outermost
+from compat.zipdir import Archive, ArchiveWriter
 
 
 def _detect(source: Source) -> bool:
-    return source.head.startswith(LOCAL_SIGNATURE) and _root(_archive(source)) is not None
-
-
-def _text(archive: Archive, name: str) -> str | None:
-    entry = archive.entries.get(name)
-    if entry is None or entry.nbytes > _SMALL_RECORD:
-        return None
-    return bytes(read(archive.data(name))).decode("utf-8", "replace").strip()
+    archive = archive_of(source)
+    root = None if archive is None else root_of(archive)
+    return archive is not None and root is not None and f"{root}constants.pkl" not in archive.entries
 
 
 def _open(source: Source) -> Checkpoint:
-    archive = _archive(source)
-    root = _root(archive) or ""
-    byteorder = _text(archive, f"{root}byteorder") or "little"
-    if byteorder not in ("little", "big"):
-        raise Corrupt(f"the record byteorder says {byteorder!r}", source=source.name, expected="little or big")
+    archive = Archive(source) if (known := archive_of(source)) is None else known
+    root = root_of(archive) or ""
+    byteorder = byteorder_of(archive, root)
     storages = Storages(source.name)
     tree, _, named = read_pickle(
-        bytes(read(archive.data(f"{root}{_PICKLE}"))),
+        bytes(read(archive.data(f"{root}{PICKLE}"))),
         meanings=MEANINGS,
         persistent=storages.load,
         source=source.name,
     )
+    # torch 1.4 put the tensors into another folder; every later torch fails on its files.
+    folder = "tensors" if any(name.startswith(f"{root}tensors/") for name in archive.entries) else "data"
     for storage in storages.found.values():
-        _place(archive, f"{root}data/{storage.key}", storage, byteorder)
-    facts = {
-        "root": root.rstrip("/"),
-        "byteorder": byteorder,
-        "version": _text(archive, f"{root}version") or _text(archive, f"{root}.data/version"),
-        "format_version": _text(archive, f"{root}.format_version"),
-        "storage_alignment": _text(archive, f"{root}.storage_alignment"),
-    }
+        place_storage(archive, f"{root}{folder}/{storage.key}", storage, byteorder)
     return checked(
         Checkpoint(
             format=FORMAT.name,
             tree=settle(tree),
             source=source.name,
             globals=named,
-            metadata={name: fact for name, fact in facts.items() if fact is not None},
+            metadata={"byteorder": byteorder, **facts_of(archive, root)},
             close=source.close,
         )
     )
-
-
-def _place(archive: Archive, name: str, storage: StorageRecord, byteorder: str) -> None:
-    """Say where a storage's bytes lie."""
-    if storage.device == "meta" and name not in archive.entries:
-        return
-    data = archive.data(name)
-    if data.nbytes != storage.nbytes and storage.dtype not in ("quint4x2", "quint2x4"):
-        raise Corrupt(
-            f"record {name!r} has {data.nbytes:,} bytes",
-            source=archive.source.name,
-            expected=f"{storage.nbytes:,}",
-        )
-    storage.nbytes = data.nbytes
-    storage.data = data
-    storage.byteorder = byteorder
 
 
 def _write(checkpoint: Checkpoint, target: BinaryIO, options: WriteOptions) -> Written:
@@ -122,7 +75,7 @@ def _write(checkpoint: Checkpoint, target: BinaryIO, options: WriteOptions) -> W
     archive = ArchiveWriter(target)
     root = options.name
     for name, content in (
-        (_PICKLE, stream),
+        (PICKLE, stream),
         (".format_version", b"1"),
         (".storage_alignment", b"64"),
         ("byteorder", b"little"),
