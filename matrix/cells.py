@@ -136,7 +136,7 @@ def _speaks(axis: str) -> Callable[[Axes, dict[str, str]], bool]:
 
 
 def _only_read(axes: Axes, values: dict[str, str]) -> bool:
-    """compat writes what its table says it writes; the others' formats stand in their own facts."""
+    """What compat writes is what its table says; the others' formats stand in their own facts."""
     own = _fact(axes, values, "writer", "formats") is None
     return own and axes["format"].values[values["format"]].facts.get("written") is False
 

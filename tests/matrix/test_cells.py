@@ -14,6 +14,7 @@ FORMATS = {
     "torch-zip": {"unpickles": True, "mmap": True},
     "torch-legacy": {"unpickles": True, "mmap": True},
     "safetensors": {"unpickles": False, "mmap": True},
+    "torchscript": {"unpickles": True, "mmap": True, "written": False},
 }
 
 
@@ -146,6 +147,10 @@ class _Recorded(dict[str, str]):
     def __getitem__(self, key: str) -> str:
         self.seen.add(key)
         return super().__getitem__(key)
+
+
+def test_a_format_that_is_only_read_has_no_cells_of_writing() -> None:
+    assert not any(cell["format"] == "torchscript" for cell in PLAN.cells)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.sentence)
