@@ -30,9 +30,11 @@ if TYPE_CHECKING:
     from compat.keys import add_prefix as add_prefix
     from compat.keys import strip_prefix as strip_prefix
     from compat.loading import load as load
-    from compat.loading import open_checkpoint as open  # noqa: A004, F401 - the verb users know
+    from compat.loading import open_checkpoint
     from compat.saving import save as save
     from compat.states import load_state_dict as load_state_dict
+
+    open = open_checkpoint  # noqa: A001 - the verb users know
 
 __version__ = "0.1.0"
 

@@ -149,7 +149,7 @@ def children(node: Any) -> Iterator[tuple[Any, Any]]:
     elif isinstance(node, (list, tuple)):
         yield from enumerate(node)
     elif isinstance(node, Opaque):
-        for name in ("args", "kwargs", "state", "items", "pairs"):
+        for name in ("callee", "args", "kwargs", "state", "items", "pairs"):
             value = getattr(node, name)
             if value not in (None, (), {}, []):
                 yield Attribute(name), value

@@ -213,7 +213,7 @@ class Materializer:
         made = Opaque(node.name)
         made.made_by = node.made_by
         self.done[id(node)] = made
-        for name in ("args", "kwargs", "state", "items", "pairs"):
+        for name in ("callee", "args", "kwargs", "state", "items", "pairs"):
             setattr(made, name, self.tree(getattr(node, name), (*path, name)))
         return made
 

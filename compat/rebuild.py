@@ -329,7 +329,7 @@ class _Settler:
         made = Opaque(node.name)
         made.made_by = node.made_by
         self.done[id(node)] = made
-        for name in ("args", "kwargs", "state", "items"):
+        for name in ("callee", "args", "kwargs", "state", "items"):
             setattr(made, name, self.settle(getattr(node, name), depth + 1))
         made.pairs = [(self.settle(k, depth + 1), self.settle(v, depth + 1)) for k, v in node.pairs]
         return made

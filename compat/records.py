@@ -163,9 +163,10 @@ class Opaque:
         state: what its `__setstate__` would have been given; None where there was nothing.
         items: what would have been appended to it; pairs: what would have been set as its items.
         made_by: `call` where it would have been called, `new` where only its `__new__` would have been.
+        callee: the opaque object that would have been called, where it is not a name but a made one.
     """
 
-    __slots__ = ("args", "items", "kwargs", "made_by", "name", "pairs", "state")
+    __slots__ = ("args", "callee", "items", "kwargs", "made_by", "name", "pairs", "state")
 
     def __init__(self, name: str, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> None:
         self.name = name
@@ -175,6 +176,7 @@ class Opaque:
         self.items: list[Any] = []
         self.pairs: list[tuple[Any, Any]] = []
         self.made_by = "new"
+        self.callee: Opaque | None = None
 
     def __repr__(self) -> str:
         return f"<Opaque {self.name}>"

@@ -40,6 +40,12 @@ class StandIn(Opaque):
         # `REDUCE` gets here, `NEWOBJ` does not.
         self.made_by = "call"
 
+    def __call__(self, *args: Any, **kwargs: Any) -> StandIn:
+        """What REDUCE calls on a made object, such as a functools.partial: remembered too, and no more."""
+        made = type(self)(*args, **kwargs)
+        made.callee = self
+        return made
+
     def __setstate__(self, state: Any) -> None:
         """What BUILD calls."""
         self.state = state if self.state is None else (self.state, state)

@@ -225,7 +225,10 @@ class PickleWriter:
             raise Unsupported(
                 f"{path_text(path)} is made with keyword arguments", feature="opaque", paths=[path_text(path)]
             )
-        self._global(node.name)
+        if node.callee is None:
+            self._global(node.name)
+        else:
+            self._save(node.callee, path)
         self._tuple_body(node.args, path)
         self._out.append(b"R" if node.made_by == "call" else b"\x81")
         self._remember(node)
