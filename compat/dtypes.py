@@ -1,6 +1,7 @@
 """The one dtype table: what every dtype is called in each world, and how wide it is.
 
-Sources: torch's `c10/core/ScalarType.h` (names, widths), the safetensors format description (names and
+Sources: torch's `c10/core/ScalarType.h` (names, widths), `onnx/onnx.in.proto`
+(numbers), the safetensors format description (names and
 `F4` counting single elements where torch counts packed pairs), numpy's array protocol type strings.
 """
 
@@ -23,6 +24,7 @@ class DType:
         safetensors: its name in a safetensors header; None where the format has none.
         packed: how many elements safetensors counts for one of torch's.
         numpy: its numpy type string without byte order; None where numpy has none.
+        onnx: its number in ONNX's TensorProto.DataType; None where ONNX has none.
         storage: the typed storage class that `torch.save` names; None where torch writes an untyped one.
         since: the first torch release that has it.
     """
@@ -33,44 +35,45 @@ class DType:
     safetensors: str | None = None
     packed: int = 1
     numpy: str | None = None
+    onnx: int | None = None
     storage: str | None = None
     since: str = "1.0"
 
 
 _ROWS: Final = (
-    # name, itemsize, component, safetensors, numpy, storage, since
-    ("float64", 8, 8, "F64", "f8", "DoubleStorage", "1.0"),
-    ("float32", 4, 4, "F32", "f4", "FloatStorage", "1.0"),
-    ("float16", 2, 2, "F16", "f2", "HalfStorage", "1.0"),
-    ("bfloat16", 2, 2, "BF16", None, "BFloat16Storage", "1.3"),
-    ("float8_e4m3fn", 1, 1, "F8_E4M3", None, None, "2.1"),
-    ("float8_e4m3fnuz", 1, 1, "F8_E4M3FNUZ", None, None, "2.2"),
-    ("float8_e5m2", 1, 1, "F8_E5M2", None, None, "2.1"),
-    ("float8_e5m2fnuz", 1, 1, "F8_E5M2FNUZ", None, None, "2.2"),
-    ("float8_e8m0fnu", 1, 1, "F8_E8M0", None, None, "2.7"),
-    ("float4_e2m1fn_x2", 1, 1, "F4", None, None, "2.8"),
-    ("int64", 8, 8, "I64", "i8", "LongStorage", "1.0"),
-    ("int32", 4, 4, "I32", "i4", "IntStorage", "1.0"),
-    ("int16", 2, 2, "I16", "i2", "ShortStorage", "1.0"),
-    ("int8", 1, 1, "I8", "i1", "CharStorage", "1.0"),
-    ("uint64", 8, 8, "U64", "u8", None, "2.3"),
-    ("uint32", 4, 4, "U32", "u4", None, "2.3"),
-    ("uint16", 2, 2, "U16", "u2", None, "2.3"),
-    ("uint8", 1, 1, "U8", "u1", "ByteStorage", "1.0"),
-    ("bool", 1, 1, "BOOL", "b1", "BoolStorage", "1.2"),
-    ("complex128", 16, 8, None, "c16", "ComplexDoubleStorage", "1.6"),
-    ("complex64", 8, 4, "C64", "c8", "ComplexFloatStorage", "1.6"),
-    ("complex32", 4, 2, None, None, None, "1.11"),
-    ("bits8", 1, 1, None, None, None, "2.0"),
-    ("bits16", 2, 2, None, None, None, "2.0"),
-    ("bits1x8", 1, 1, None, None, None, "2.0"),
-    ("bits2x4", 1, 1, None, None, None, "2.0"),
-    ("bits4x2", 1, 1, None, None, None, "2.0"),
-    ("qint8", 1, 1, None, None, "QInt8Storage", "1.3"),
-    ("quint8", 1, 1, None, None, "QUInt8Storage", "1.3"),
-    ("qint32", 4, 4, None, None, "QInt32Storage", "1.3"),
-    ("quint4x2", 1, 1, None, None, "QUInt4x2Storage", "1.8"),
-    ("quint2x4", 1, 1, None, None, "QUInt2x4Storage", "1.11"),
+    # name, itemsize, component, safetensors, numpy, onnx, storage, since
+    ("float64", 8, 8, "F64", "f8", 11, "DoubleStorage", "1.0"),
+    ("float32", 4, 4, "F32", "f4", 1, "FloatStorage", "1.0"),
+    ("float16", 2, 2, "F16", "f2", 10, "HalfStorage", "1.0"),
+    ("bfloat16", 2, 2, "BF16", None, 16, "BFloat16Storage", "1.3"),
+    ("float8_e4m3fn", 1, 1, "F8_E4M3", None, 17, None, "2.1"),
+    ("float8_e4m3fnuz", 1, 1, "F8_E4M3FNUZ", None, 18, None, "2.2"),
+    ("float8_e5m2", 1, 1, "F8_E5M2", None, 19, None, "2.1"),
+    ("float8_e5m2fnuz", 1, 1, "F8_E5M2FNUZ", None, 20, None, "2.2"),
+    ("float8_e8m0fnu", 1, 1, "F8_E8M0", None, 24, None, "2.7"),
+    ("float4_e2m1fn_x2", 1, 1, "F4", None, 23, None, "2.8"),
+    ("int64", 8, 8, "I64", "i8", 7, "LongStorage", "1.0"),
+    ("int32", 4, 4, "I32", "i4", 6, "IntStorage", "1.0"),
+    ("int16", 2, 2, "I16", "i2", 5, "ShortStorage", "1.0"),
+    ("int8", 1, 1, "I8", "i1", 3, "CharStorage", "1.0"),
+    ("uint64", 8, 8, "U64", "u8", 13, None, "2.3"),
+    ("uint32", 4, 4, "U32", "u4", 12, None, "2.3"),
+    ("uint16", 2, 2, "U16", "u2", 4, None, "2.3"),
+    ("uint8", 1, 1, "U8", "u1", 2, "ByteStorage", "1.0"),
+    ("bool", 1, 1, "BOOL", "b1", 9, "BoolStorage", "1.2"),
+    ("complex128", 16, 8, None, "c16", 15, "ComplexDoubleStorage", "1.6"),
+    ("complex64", 8, 4, "C64", "c8", 14, "ComplexFloatStorage", "1.6"),
+    ("complex32", 4, 2, None, None, None, None, "1.11"),
+    ("bits8", 1, 1, None, None, None, None, "2.0"),
+    ("bits16", 2, 2, None, None, None, None, "2.0"),
+    ("bits1x8", 1, 1, None, None, None, None, "2.0"),
+    ("bits2x4", 1, 1, None, None, None, None, "2.0"),
+    ("bits4x2", 1, 1, None, None, None, None, "2.0"),
+    ("qint8", 1, 1, None, None, None, "QInt8Storage", "1.3"),
+    ("quint8", 1, 1, None, None, None, "QUInt8Storage", "1.3"),
+    ("qint32", 4, 4, None, None, None, "QInt32Storage", "1.3"),
+    ("quint4x2", 1, 1, None, None, None, "QUInt4x2Storage", "1.8"),
+    ("quint2x4", 1, 1, None, None, None, "QUInt2x4Storage", "1.11"),
 )
 
 DTYPES: Final[Mapping[str, DType]] = MappingProxyType(
@@ -82,14 +85,18 @@ DTYPES: Final[Mapping[str, DType]] = MappingProxyType(
             safetensors=safetensors,
             packed=2 if name == "float4_e2m1fn_x2" else 1,
             numpy=numpy,
+            onnx=onnx,
             storage=storage,
             since=since,
         )
-        for name, itemsize, component, safetensors, numpy, storage, since in _ROWS
+        for name, itemsize, component, safetensors, numpy, onnx, storage, since in _ROWS
     }
 )
 BY_SAFETENSORS: Final[Mapping[str, DType]] = MappingProxyType(
     {dtype.safetensors: dtype for dtype in DTYPES.values() if dtype.safetensors}
+)
+BY_ONNX: Final[Mapping[int, DType]] = MappingProxyType(
+    {dtype.onnx: dtype for dtype in DTYPES.values() if dtype.onnx is not None}
 )
 BY_STORAGE: Final[Mapping[str, DType]] = MappingProxyType(
     {dtype.storage: dtype for dtype in DTYPES.values() if dtype.storage}

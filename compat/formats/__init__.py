@@ -20,6 +20,7 @@ DEFAULT: Final = "torch-zip"
 
 # Name → module, in alphabetical order; modules are imported when their format is asked for.
 _MODULES: Final = {
+    "onnx": "compat.formats.onnx",
     "safetensors": "compat.formats.safetensors",
     "torch-legacy": "compat.formats.torch_legacy",
     "torch-zip": "compat.formats.torch_zip",

@@ -1,0 +1,101 @@
+"""TorchScript archives, against torch.jit's own writer and reader."""
+
+from __future__ import annotations
+
+import io
+from collections import OrderedDict
+from typing import Any
+
+import pytest
+import torch
+
+import compat
+from matrix.spec import compare
+from matrix.tensors import describe
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class Net(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(1, 2, 1)
+        self.norm = torch.nn.BatchNorm2d(2)
+        self.head = torch.nn.Linear(2, 2)
+        self.tied = torch.nn.Linear(2, 2)
+        self.tied.weight = self.head.weight
+        self.register_buffer("scale", torch.tensor([1.0, 2.0]))
+        self.plain = torch.zeros(3)
+        self.sizes = [1, 2]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm(self.conv(x)).mean((2, 3)) * self.scale
+        out: torch.Tensor = self.tied(self.head(y)) + self.plain.sum() + len(self.sizes)
+        return out
+
+
+def archive(module: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.jit.save(module, buffer)
+    return buffer.getvalue()
+
+
+def scripted() -> Any:
+    return torch.jit.script(Net().eval())
+
+
+def traced() -> Any:
+    return torch.jit.trace(Net().eval(), torch.ones(2, 1, 2, 2))  # type: ignore[no-untyped-call]  # as above
+
+
+@pytest.mark.parametrize("make", [scripted, traced])
+def test_the_state_dict_has_torchs_names_order_and_bytes(make: Any) -> None:
+    module = make()
+    loaded = compat.load(archive(module))["state_dict"]
+    plain = OrderedDict((key, tensor.detach()) for key, tensor in loaded.items())
+    expected = OrderedDict(module.state_dict())
+    assert compare(describe(expected), describe(plain)) == ()
+
+
+def test_parameters_and_buffers_are_told_apart() -> None:
+    with compat.open(archive(scripted())) as checkpoint:
+        kinds = {name: record.kind for name, record in checkpoint.tree["state_dict"].items()}
+    assert kinds["conv.weight"] == "parameter"
+    assert kinds["norm.running_mean"] == kinds["scale"] == "tensor"
+
+
+def test_other_attributes_are_kept_apart() -> None:
+    loaded = compat.load(archive(scripted()))
+    assert loaded["attributes"]["plain"].tolist() == [0, 0, 0]
+    assert loaded["attributes"]["sizes"] == [1, 2]
+
+
+def test_a_frozen_module_has_constants_and_says_so() -> None:
+    with compat.open(archive(torch.jit.freeze(scripted()))) as checkpoint:
+        assert len(checkpoint.tree["constants"]) > 0
+        assert "a frozen module" in checkpoint.notes[0]
+        assert not checkpoint.tree["state_dict"]
+
+
+def test_load_state_dict_finds_the_weights() -> None:
+    module = Net().eval()
+    state = compat.load_state_dict(archive(torch.jit.script(module)))
+    fresh = Net().eval()
+    fresh.load_state_dict(state)
+    x = torch.ones(2, 1, 3, 3)
+    assert torch.equal(fresh(x), module(x))
+
+
+def test_no_code_of_an_archive_is_run() -> None:
+    import sys
+
+    before = {name for name in sys.modules if name.startswith("__torch__")}
+    compat.load(archive(scripted()))
+    assert {name for name in sys.modules if name.startswith("__torch__")} == before
+
+
+def test_every_truncation_is_refused() -> None:
+    content = archive(scripted())
+    for size in range(0, len(content), 97):
+        with pytest.raises(compat.CompatError):
+            compat.open(content[:size])
