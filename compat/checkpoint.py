@@ -13,7 +13,7 @@ from functools import cached_property
 from types import MappingProxyType, TracebackType
 from typing import Any, Final
 
-from compat.errors import Unsupported
+from compat.errors import Unsupported, brief
 from compat.records import (
     Composite,
     GlobalName,
@@ -27,6 +27,7 @@ from compat.records import (
     check_bounds,
     contiguous_stride,
     is_contiguous,
+    sealed,
 )
 
 __all__ = [
@@ -45,11 +46,13 @@ __all__ = [
     "TensorRecord",
     "TorchValue",
     "check_bounds",
+    "check_key",
     "children",
     "contiguous_stride",
     "is_contiguous",
     "name_paths",
     "path_text",
+    "sealed",
     "step_text",
     "walk",
 ]
@@ -58,6 +61,10 @@ Path = tuple[Any, ...]
 
 # Deeper trees are refused: walking, copying and comparing them recurses once per level.
 MAX_DEPTH: Final = 100
+
+# Longer steps of a path are cut in names.
+MAX_NAME: Final = 1000
+MAX_NAMES: Final = 100_000_000
 
 # How many values may be met again through containers that are held more than once. A list that holds
 # another twice, which holds another twice…, has 2**n leaves in n containers.
@@ -140,8 +147,36 @@ class _Frame:
     ancestors: frozenset[int] = field(default_factory=frozenset)
 
 
+def _holds(key: Any, kinds: tuple[type, ...]) -> bool:
+    if isinstance(key, (tuple, frozenset)):
+        return any(_holds(item, kinds) for item in key)
+    return isinstance(key, kinds)
+
+
+def check_key(key: Any) -> Any:
+    """What is used as a key or as a member of a set: anything without tensors in it.
+
+    Raises:
+        Unsupported: there is a tensor or a storage in it.
+    """
+    if _holds(key, (TensorRecord, StorageRef, Composite)):
+        raise Unsupported(
+            "a tensor is used as a key of a dict or as a member of a set",
+            feature="keys",
+            expected="tensors as values only",
+        )
+    return key
+
+
 def children(node: Any) -> Iterator[tuple[Any, Any]]:
-    """The steps and values directly below a container or an opaque object; nothing for a leaf."""
+    """The steps and values directly below a container or an opaque object; nothing for a leaf.
+
+    Opaque objects among the keys of a dict or the members of a set are values below it too.
+    """
+    if isinstance(node, (dict, set, frozenset)):
+        names = enumerate(dict.keys(node) if isinstance(node, dict) else node)
+        unknown = ((Attribute(f"key {n}"), key) for n, key in names if _holds(key, (Opaque, GlobalRef)))
+        yield from unknown
     if isinstance(node, dict):
         yield from dict.items(node)
         if type(node) is OrderedDict:
@@ -174,7 +209,7 @@ def walk(tree: Any) -> Iterator[tuple[Path, Any]]:
         frame = stack.pop()
         node = frame.node
         below = [] if isinstance(node, (str, bytes, int, float)) else list(children(node))
-        if not below or isinstance(node, (TensorRecord, Opaque, Composite)):
+        if not below or isinstance(node, (TensorRecord, Opaque, Composite, set, frozenset)):
             yield frame.path, node
         if id(node) in frame.ancestors:
             continue
@@ -196,7 +231,9 @@ def walk(tree: Any) -> Iterator[tuple[Path, Any]]:
 
 def step_text(step: Any) -> str:
     """One step of a path as a name shows it."""
-    return step if isinstance(step, str) else str(step)
+    if isinstance(step, (str, Attribute)):
+        return str(step)
+    return f"<{step.name}>" if isinstance(step, (Opaque, GlobalRef, TorchValue)) else brief(step, MAX_NAME)
 
 
 def path_text(path: Path) -> str:
@@ -211,13 +248,21 @@ def path_text(path: Path) -> str:
 
 
 def name_paths(paths: Sequence[Path]) -> dict[str, Path]:
-    """Give each path a distinct name; where two would share one, the later ones get a `#2`, `#3`… behind it."""
+    """Give each path a distinct name; where two would share one, the later ones get a `#2`, `#3`… behind it.
+
+    Raises:
+        Unsupported: the names together are longer than `MAX_NAMES`, as below one very long key.
+    """
     names: dict[str, Path] = {}
+    counts: dict[str, int] = {}
+    total = 0
     for path in paths:
         base = name = ".".join(step.name if isinstance(step, Attribute) else step_text(step) for step in path)
-        count = 1
         while name in names:
-            count += 1
-            name = f"{base}#{count}"
+            counts[base] = counts.get(base, 1) + 1
+            name = f"{base}#{counts[base]}"
         names[name] = path
+        total += len(name)
+        if total > MAX_NAMES:
+            raise Unsupported(f"the names of its tensors are longer than {MAX_NAMES:,} characters", feature="names")
     return names

@@ -13,7 +13,7 @@ from math import prod
 from typing import Any, Final
 
 from compat.checkpoint import Composite, Size, StorageRef, TensorRecord, TorchValue
-from compat.errors import Corrupt
+from compat.errors import Corrupt, brief
 
 _COMPRESSED: Final = ("sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc")
 _PER_TENSOR: Final = ("per_tensor_affine", "per_tensor_symmetric")
@@ -29,7 +29,7 @@ def _tensors(values: tuple[Any, ...], what: str) -> None:
 
 def from_sparse_call(layout: Any, data: Any) -> Composite:
     """What `_rebuild_sparse_tensor(layout, data)` stands for."""
-    name = layout.name if isinstance(layout, TorchValue) else str(layout).removeprefix("torch.")
+    name = layout.name if isinstance(layout, TorchValue) else brief(layout).strip("'").removeprefix("torch.")
     if not isinstance(data, tuple):
         raise Corrupt(f"a sparse tensor is made of {type(data).__name__}")
     if name == "sparse_coo" and len(data) in (3, 4):
@@ -51,7 +51,7 @@ def from_sparse_call(layout: Any, data: Any) -> Composite:
 
 def _size(value: Any) -> Size:
     if not isinstance(value, (tuple, list)) or any(type(n) is not int or n < 0 for n in value):
-        raise Corrupt(f"a sparse tensor has the size {value!r:.80}")
+        raise Corrupt(f"a sparse tensor has the size {brief(value)}")
     return Size(value)
 
 
@@ -60,10 +60,10 @@ def from_quantized_call(
 ) -> Composite:
     """What `_rebuild_qtensor(…)` stands for."""
     if not isinstance(storage, StorageRef) or not isinstance(params, tuple) or not params:
-        raise Corrupt(f"a quantized tensor is made of {storage!r:.60} and {params!r:.60}")
+        raise Corrupt(f"a quantized tensor is made of {brief(storage, 60)} and {brief(params, 60)}")
     scheme = params[0]
     if not isinstance(scheme, TorchValue) or scheme.kind != "qscheme":
-        raise Corrupt(f"a quantized tensor has the scheme {scheme!r:.60}")
+        raise Corrupt(f"a quantized tensor has the scheme {brief(scheme, 60)}")
     data = TensorRecord(
         dtype=storage.dtype,
         shape=tuple(size),

@@ -7,7 +7,7 @@ on the exception as fields, so that a program can act on them without parsing te
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 
 class CompatError(Exception):
@@ -183,3 +183,29 @@ class Unreadable(CompatError):  # noqa: N818
     """The source or the target cannot be opened: missing, a directory, no permission, no space."""
 
     code = "unreadable"
+
+
+_SHOWN_ITEMS: Final = 4
+_SHOWN_LEVELS: Final = 3
+_SHOWN_BITS: Final = 256
+
+
+def brief(value: Any, length: int = 80, levels: int = _SHOWN_LEVELS) -> str:
+    """What a message shows of a value from a file, whatever that is.
+
+    The `repr` of a tuple that holds another twice, which holds another twice…, would never end.
+    """
+    if isinstance(value, (str, bytes, bytearray)):
+        return repr(value[:length])[:length]
+    if isinstance(value, (list, tuple)):
+        if not levels:
+            return "…"
+        shown = [brief(item, length, levels - 1) for item in value[:_SHOWN_ITEMS]]
+        shown += ["…"] * (len(value) > _SHOWN_ITEMS)
+        text = ", ".join(shown) + "," * (len(value) == 1)
+        return (f"[{text.removesuffix(',')}]" if isinstance(value, list) else f"({text})")[:length]
+    if value is None or isinstance(value, (bool, float)):
+        return repr(value)
+    if isinstance(value, int):
+        return repr(value) if value.bit_length() <= _SHOWN_BITS else f"an int of {value.bit_length():,} bits"
+    return f"a {type(value).__name__}"

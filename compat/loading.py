@@ -26,6 +26,7 @@ from compat.data import FileData, read
 from compat.dtypes import DTYPES
 from compat.errors import CompatError, Corrupt, MissingDependency, UnsafeGlobals, Unsupported
 from compat.formats import detect
+from compat.records import TORCH_VALUES
 from compat.sources import FileSource, SourceLike, open_source
 from compat.strided import swap
 
@@ -198,13 +199,20 @@ class Materializer:
     def _tuple(self, node: tuple[Any, ...], path: Path) -> tuple[Any, ...]:
         return tuple(self.tree(value, (*path, index)) for index, value in enumerate(node))
 
+    def _set(self, node: Any, path: Path) -> Any:
+        return type(node)(self.tree(member, path) for member in node)
+
     def _size(self, node: Size, _path: Path) -> Any:
         return self.torch.Size(node)
 
     def _torch_value(self, node: TorchValue, path: Path) -> Any:
-        if node.kind == "device":
-            return self.torch.device(node.name)
-        found = getattr(self.torch, node.name, None)
+        try:
+            if node.kind == "device":
+                return self.torch.device(node.name)
+            # Only names that the neutral model knows are looked up: a file may claim any other.
+            found = getattr(self.torch, node.name, None) if node in TORCH_VALUES else None
+        except RuntimeError:
+            found = None
         if found is None:
             raise self._unknown_here(node.kind, node.name, path)
         return found
@@ -264,7 +272,8 @@ class Materializer:
         if isinstance(node.attributes, dict):
             for name, value in node.attributes.items():
                 if isinstance(name, str):
-                    setattr(made, name, self.tree(value, (*path, name)))
+                    # Not setattr: properties such as `data` and `grad` would act on what they are given.
+                    vars(made)[name] = self.tree(value, (*path, name))
         return made
 
     def _composite(self, node: Composite, path: Path) -> Any:
@@ -328,6 +337,8 @@ _BUILDERS: Final[Mapping[type, Callable[[Materializer, Any, Path], Any]]] = {
     Counter: Materializer._dict,  # noqa: SLF001
     list: Materializer._list,  # noqa: SLF001
     tuple: Materializer._tuple,  # noqa: SLF001
+    set: Materializer._set,  # noqa: SLF001
+    frozenset: Materializer._set,  # noqa: SLF001
     Size: Materializer._size,  # noqa: SLF001
     TorchValue: Materializer._torch_value,  # noqa: SLF001
     Opaque: Materializer._opaque,  # noqa: SLF001

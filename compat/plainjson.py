@@ -26,6 +26,8 @@ def encode(node: Any, encode_tensor: EncodeTensor, path: Path = (), open_: froze
     Raises:
         Unsupported: something in the tree has no exact JSON form.
     """
+    if type(node) is int and node.bit_length() > _MAX_DECIMAL_BITS:
+        return {"int": hex(node)}
     if node is None or type(node) in (bool, int, str):
         return node
     if type(node) is float:
@@ -113,7 +115,16 @@ def _decode_complex(text: str) -> complex:
     return complex(*struct.unpack(">dd", bytes.fromhex(text)))
 
 
+def _decode_composite(node: Any, below: Callable[[Any], Any]) -> Composite:
+    facts, parts = node["composite"], {str(name): below(value) for name, value in node["parts"].items()}
+    kind = facts["kind"]
+    # The parts are checked as those of a pickle stream are: by making the composite from them.
+    made = from_parts(str(kind), parts)
+    return replace(made, requires_grad=bool(facts["requires_grad"]), parameter=bool(facts["parameter"]))
+
+
 _DECODERS: Final[dict[str, Callable[[Any, Callable[[Any], Any]], Any]]] = {
+    "int": lambda node, _: int(node["int"], 16),
     "float": lambda node, _: struct.unpack(">d", bytes.fromhex(node["float"]))[0],
     "dict": lambda node, below: {below(key): below(value) for key, value in node["dict"]},
     "odict": _decode_odict,
@@ -125,8 +136,6 @@ _DECODERS: Final[dict[str, Callable[[Any, Callable[[Any], Any]], Any]]] = {
     "bytes": lambda node, _: base64.b64decode(node["bytes"], validate=True),
     "bytearray": lambda node, _: bytearray(base64.b64decode(node["bytearray"], validate=True)),
     "complex": lambda node, _: _decode_complex(node["complex"]),
-    "composite": lambda node, below: Composite(
-        **node["composite"], parts={str(name): below(value) for name, value in node["parts"].items()}
-    ),
+    "composite": _decode_composite,
     "torch": lambda node, _: TorchValue(str(node["torch"][0]), str(node["torch"][1])),
 }

@@ -21,40 +21,42 @@ from compat.checkpoint import (
     StorageRef,
     TensorRecord,
     TorchValue,
+    check_key,
+    sealed,
 )
 from compat.composites import FROM_CALL
 from compat.dtypes import BY_STORAGE, DTYPES
-from compat.errors import Corrupt, Unsupported
+from compat.errors import Corrupt, Unsupported, brief
 from compat.pickles.reader import Meaning, StandIn
 from compat.pickles.vet import DEFAULT_LIMITS
+from compat.records import MAX_INT64, TORCH_VALUES
 
 
+@sealed
 @dataclass(frozen=True, slots=True)
 class StorageType:
     """A storage class used as a name, such as `torch.FloatStorage`; `dtype` is None for untyped ones."""
 
     dtype: str | None
 
-    def __setstate__(self, state: object) -> None:
-        raise Corrupt("a storage class is given a state")
-
 
 def _expect(value: Any, kind: type | tuple[type, ...], what: str) -> Any:
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
-        raise Corrupt(f"{what} is {value!r:.80}")
+        raise Corrupt(f"{what} is {brief(value)}")
     return value
 
 
 def _ints(values: Any, what: str) -> tuple[int, ...]:
     numbers = tuple(_expect(values, (tuple, list), what))
     for number in numbers:
-        _expect(number, int, what)
+        if abs(_expect(number, int, what)) > MAX_INT64:
+            raise Corrupt(f"{what} is {brief(values)}", expected="numbers of 64 bits")
     return numbers
 
 
 def _dtype_name(dtype: Any) -> str:
     if not isinstance(dtype, TorchValue) or dtype.kind != "dtype":
-        raise Corrupt(f"a tensor's dtype is {dtype!r:.80}")
+        raise Corrupt(f"a tensor's dtype is {brief(dtype)}")
     return dtype.name
 
 
@@ -139,7 +141,7 @@ def _rebuild_meta_tensor(dtype: Any, size: Any, stride: Any, requires_grad: Any)
 
 def _device(kind: Any, index: Any = None) -> TorchValue:
     _expect(kind, str, "a device")
-    return TorchValue("device", kind if index is None else f"{kind}:{index}")
+    return TorchValue("device", kind if index is None else f"{kind}:{_expect(index, int, 'a device index')}")
 
 
 def _size(values: Any = ()) -> Size:
@@ -147,7 +149,10 @@ def _size(values: Any = ()) -> Size:
 
 
 def _layout(name: Any) -> TorchValue:
-    return TorchValue("layout", _expect(name, str, "a layout").removeprefix("torch."))
+    layout = TorchValue("layout", _expect(name, str, "a layout").removeprefix("torch."))
+    if layout not in TORCH_VALUES:
+        raise Corrupt(f"a layout is {brief(name)}", expected="one that torch has")
+    return layout
 
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
@@ -166,7 +171,7 @@ def _bytearray(content: Any = b"", encoding: Any = "latin-1") -> bytearray:
 def _bytes(*content: Any) -> bytes:
     """`bytes()`, by which protocol 2 writes the empty one."""
     if content:
-        raise Corrupt(f"bytes are made of {content!r:.80}")
+        raise Corrupt(f"bytes are made of {brief(content)}")
     return b""
 
 
@@ -242,20 +247,8 @@ _CALLS: Final[Mapping[str, Callable[..., Any]]] = {
     "builtins.complex": _complex,
     "_codecs.encode": _encode,
 }
-_CONSTANTS: Final = {f"torch.{name}": TorchValue("dtype", name) for name in DTYPES} | {
-    f"torch.{name}": TorchValue(kind, name)
-    for kind, names in {
-        "memory_format": ("contiguous_format", "channels_last", "channels_last_3d", "preserve_format"),
-        "qscheme": (
-            "per_tensor_affine",
-            "per_tensor_symmetric",
-            "per_channel_affine",
-            "per_channel_symmetric",
-            "per_channel_affine_float_qparams",
-        ),
-    }.items()
-    for name in names
-}
+# Layouts are made by a call.
+_CONSTANTS: Final = {f"torch.{value.name}": value for value in TORCH_VALUES if value.kind != "layout"}
 
 # Names that hold no danger and have a meaning here; everything else becomes an inert StandIn.
 MEANINGS: Final[Mapping[str, Any]] = (
@@ -280,8 +273,8 @@ class _Settler:
         self.kept: list[Any] = []
 
     def settle(self, node: Any, depth: int) -> Any:
-        if isinstance(node, (str, int, float, bytes, TensorRecord)) or node is None:
-            return node if not isinstance(node, TensorRecord) or not node.attributes else self._attributed(node, depth)
+        if isinstance(node, (str, int, float, bytes)) or node is None:
+            return node
         if id(node) in self.done:
             return self.done[id(node)]
         if depth > MAX_DEPTH:
@@ -293,9 +286,6 @@ class _Settler:
         self.done[id(node)] = settled
         return settled
 
-    def _attributed(self, node: TensorRecord, depth: int) -> TensorRecord:
-        return replace(node, attributes=self.settle(node.attributes, depth + 1))
-
     def _container(self, node: Any, depth: int) -> Any:
         if isinstance(node, Meaning):
             return GlobalRef(node.name)
@@ -305,8 +295,14 @@ class _Settler:
             return GlobalRef(f"torch.{DTYPES[node.dtype].storage}" if node.dtype else "torch.storage.UntypedStorage")
         if isinstance(node, Opaque):
             return self._opaque(node, depth)
+        if isinstance(node, TensorRecord) and node.attributes:
+            return replace(node, attributes=self.settle(node.attributes, depth + 1))
+        if isinstance(node, Composite):
+            return replace(node, parts={name: self.settle(part, depth + 1) for name, part in node.parts.items()})
         if isinstance(node, dict):
             return self._dict(node, depth)
+        if isinstance(node, (set, frozenset)):
+            return type(node)(self.settle(check_key(member), depth + 1) for member in node)
         if isinstance(node, list):
             made: list[Any] = []
             self.done[id(node)] = made
@@ -320,7 +316,7 @@ class _Settler:
         made: dict[Any, Any] = type(node)()
         self.done[id(node)] = made
         for key, value in dict.items(node):
-            made[self.settle(key, depth + 1)] = self.settle(value, depth + 1)
+            made[self.settle(check_key(key), depth + 1)] = self.settle(value, depth + 1)
         if isinstance(node, OrderedDict):
             vars(made).update({name: self.settle(value, depth + 1) for name, value in vars(node).items()})
         return made

@@ -5,13 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, Final, TypeVar
 
 from compat.data import Data
 from compat.dtypes import DTYPES
-from compat.errors import Corrupt
+from compat.errors import Corrupt, brief
 
 
+Record = TypeVar("Record")
+
+# Sizes, strides and offsets are 64-bit everywhere in torch.
+MAX_INT64: Final = (1 << 63) - 1
+
+
+def sealed(kind: type[Record]) -> type[Record]:
+    """Let no pickle stream change a record that it got hold of: dataclasses with slots would allow it."""
+
+    def refuse(self: Record, state: object) -> None:
+        del state  # it may be too large to show
+        raise Corrupt(f"a {type(self).__name__} is given a state")
+
+    # After the decorator `dataclass`, which sets a method of this name itself.
+    kind.__setstate__ = refuse  # type: ignore[attr-defined]  # what BUILD calls, where there is one
+    return kind
+
+
+@sealed
 @dataclass(slots=True, kw_only=True, eq=False)
 class StorageRecord:
     """One allocation that tensors look into.
@@ -35,6 +54,7 @@ class StorageRecord:
     byteorder: str = "little"
 
 
+@sealed
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TensorRecord:
     """One strided tensor, without its data.
@@ -86,6 +106,7 @@ class TensorRecord:
         return self.is_contiguous and self.storage_offset == 0 and self.nbytes == self.storage.nbytes
 
 
+@sealed
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Composite:
     """A tensor that is made of tensors: sparse, quantized or nested.
@@ -102,15 +123,14 @@ class Composite:
     parameter: bool = False
 
 
+@sealed
 class Size(tuple[int, ...]):
     """A `torch.Size`, told apart from a plain tuple."""
 
     __slots__ = ()
 
-    def __setstate__(self, state: object) -> None:
-        raise Corrupt(f"a torch.Size is given a state: {state!r:.80}")
 
-
+@sealed
 @dataclass(frozen=True, slots=True)
 class TorchValue:
     """A torch constant that is no tensor: a dtype, device, layout, memory format or quantization scheme.
@@ -122,6 +142,32 @@ class TorchValue:
 
     kind: str
     name: str
+
+
+TORCH_VALUES: Final = frozenset(TorchValue("dtype", name) for name in DTYPES) | {
+    TorchValue(kind, name)
+    for kind, names in {
+        "layout": (
+            "strided",
+            "sparse_coo",
+            "sparse_csr",
+            "sparse_csc",
+            "sparse_bsr",
+            "sparse_bsc",
+            "jagged",
+            "_mkldnn",
+        ),
+        "memory_format": ("contiguous_format", "channels_last", "channels_last_3d", "preserve_format"),
+        "qscheme": (
+            "per_tensor_affine",
+            "per_tensor_symmetric",
+            "per_channel_affine",
+            "per_channel_symmetric",
+            "per_channel_affine_float_qparams",
+        ),
+    }.items()
+    for name in names
+}
 
 
 class GlobalName(str):
@@ -147,6 +193,7 @@ class GlobalName(str):
         return cls(module, qualname)
 
 
+@sealed
 @dataclass(frozen=True, slots=True)
 class GlobalRef:
     """A class or function named by the file as a value, and not imported."""
@@ -182,6 +229,7 @@ class Opaque:
         return f"<Opaque {self.name}>"
 
 
+@sealed
 @dataclass(frozen=True, slots=True)
 class StorageRef:
     """A bare storage used as a value, with the element type it was typed with."""
@@ -224,12 +272,14 @@ def check_bounds(record: TensorRecord, *, source: object = None, path: str = "")
     """
     where = f"tensor {path!r}" if path else "a tensor"
     if len(record.shape) != len(record.stride):
-        raise Corrupt(f"{where} has shape {record.shape} but stride {record.stride}", source=source)
-    if record.storage_offset < 0 or min(record.shape, default=0) < 0 or min(record.stride, default=0) < 0:
+        raise Corrupt(f"{where} has shape {brief(record.shape)} but stride {brief(record.stride)}", source=source)
+    numbers = (record.storage_offset, *record.shape, *record.stride)
+    if min(numbers) < 0 or max(numbers) > MAX_INT64 or prod(n or 1 for n in record.shape) > MAX_INT64:
         raise Corrupt(
-            f"{where} has shape {record.shape}, stride {record.stride}, storage_offset {record.storage_offset}",
+            f"{where} has shape {brief(record.shape)}, stride {brief(record.stride)}, "
+            f"storage_offset {brief(record.storage_offset)}",
             source=source,
-            expected="no negative number among them",
+            expected="natural numbers of 64 bits",
         )
     if 0 in record.shape or record.storage.data is None:
         return

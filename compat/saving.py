@@ -24,6 +24,7 @@ from compat.checkpoint import (
     StorageRef,
     TensorRecord,
     TorchValue,
+    check_key,
     path_text,
 )
 from compat.data import MemoryData
@@ -31,6 +32,7 @@ from compat.dtypes import DTYPES
 from compat.errors import CompatError, Unsupported
 from compat.formats import Format, WriteOptions, Written
 from compat.loading import import_torch
+from compat.records import TORCH_VALUES
 
 
 def save(obj: Any, dst: Any, *, format: str | None = None, overwrite: bool = False) -> Written:  # noqa: A002
@@ -120,9 +122,9 @@ class _Capturer:
             return Size(node)
         for kind, type_ in (("dtype", torch.dtype), ("device", torch.device), ("layout", torch.layout)):
             if isinstance(node, type_):
-                return TorchValue(kind, str(node).removeprefix("torch."))
+                return self._torch_value(TorchValue(kind, str(node).removeprefix("torch.")), path)
         if isinstance(node, (torch.memory_format, torch.qscheme)):
-            return TorchValue(type(node).__name__, str(node).removeprefix("torch."))
+            return self._torch_value(TorchValue(type(node).__name__, str(node).removeprefix("torch.")), path)
         if isinstance(node, (Opaque, GlobalRef, StorageRef)):
             return node
         hint = "Save its state_dict() instead." if isinstance(node, torch.nn.Module) else None
@@ -138,7 +140,7 @@ class _Capturer:
         made: dict[Any, Any] = type(node)()
         self.done[id(node)] = made
         for key, value in dict.items(node):
-            made[self.tree(key, path)] = self.tree(value, (*path, key))
+            made[check_key(self.tree(key, path))] = self.tree(value, (*path, key))
         if isinstance(node, OrderedDict):
             vars(made).update({name: self.tree(value, (*path, name)) for name, value in vars(node).items()})
         return made
@@ -153,7 +155,14 @@ class _Capturer:
         return tuple(self.tree(value, (*path, index)) for index, value in enumerate(node))
 
     def _set(self, node: Any, path: Path) -> Any:
-        return type(node)(self.tree(value, path) for value in node)
+        return type(node)(check_key(self.tree(value, path)) for value in node)
+
+    @staticmethod
+    def _torch_value(value: TorchValue, path: Path) -> TorchValue:
+        if value.kind != "device" and value not in TORCH_VALUES:
+            where = path_text(path)
+            raise Unsupported(f"{where} is the {value.kind} {value.name}", feature=value.kind, paths=[where])
+        return value
 
     def _tensor(self, tensor: Any, path: Path) -> TensorRecord | Composite:
         torch = self.torch
@@ -196,6 +205,7 @@ class _Capturer:
             kind="parameter" if isinstance(tensor, torch.nn.Parameter) else "tensor",
             conj=tensor.is_conj(),
             neg=tensor.is_neg(),
+            attributes=self.tree(dict(vars(tensor)), (*path, "attributes")) if vars(tensor) else None,
         )
 
     def _storage(self, tensor: Any) -> StorageRecord:

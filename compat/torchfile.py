@@ -15,8 +15,9 @@ from compat.checkpoint import (
     walk,
 )
 from compat.dtypes import DTYPES
-from compat.errors import Corrupt
+from compat.errors import Corrupt, brief
 from compat.rebuild import StorageType
+from compat.records import MAX_INT64
 
 
 class Storages:
@@ -33,10 +34,16 @@ class Storages:
             Corrupt: it is no such tuple, or contradicts an earlier one for the same key.
         """
         if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":  # noqa: PLR2004
-            raise Corrupt(f"a persistent id is {pid!r:.80}", source=self.source, expected='("storage", class, key, …)')
+            raise Corrupt(f"a persistent id is {brief(pid)}", source=self.source, expected='("storage", class, key, …)')
         _, kind, key, device, numel = pid[:5]
-        if not isinstance(kind, StorageType) or not isinstance(device, str) or type(numel) is not int or numel < 0:
-            raise Corrupt(f"a storage is described by {pid!r:.120}", source=self.source)
+        if (
+            not isinstance(kind, StorageType)
+            or type(key) not in (str, int)
+            or not isinstance(device, str)
+            or type(numel) is not int
+            or not 0 <= numel <= MAX_INT64
+        ):
+            raise Corrupt(f"a storage is described by {brief(pid, 120)}", source=self.source)
         dtype = kind.dtype or "uint8"
         key = str(key)
         known = self.found.get(key)
@@ -77,5 +84,9 @@ def checked(checkpoint: Checkpoint) -> Checkpoint:
     """
     for path, leaf in walk(checkpoint.tree):
         if isinstance(leaf, TensorRecord):
-            check_bounds(leaf, source=checkpoint.source, path=path_text(path))
+            try:
+                check_bounds(leaf, source=checkpoint.source)
+            except Corrupt:  # only now is its name worth the time that a long one takes
+                check_bounds(leaf, source=checkpoint.source, path=path_text(path))
+                raise
     return checkpoint

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Final
 from compat.checkpoint import Checkpoint, StorageRecord, StorageRef
 from compat.data import FileData, SlicedData, read
 from compat.dtypes import DTYPES
-from compat.errors import Corrupt
+from compat.errors import Corrupt, brief
 from compat.formats._format import Capabilities, Format, WriteOptions, Written
 from compat.pickles import PickleWriter, read_pickle
 from compat.pickles.writer import storage_class
@@ -55,11 +55,11 @@ class _Views(Storages):
 
     def _view(self, parent: StorageRef, view: Any) -> StorageRef:
         if not isinstance(view, tuple) or len(view) != 3:  # noqa: PLR2004 - key, offset, size
-            raise Corrupt(f"a view of a storage is described by {view!r:.80}", source=self.source)
-        key, offset, numel = str(view[0]), view[1], view[2]
-        if type(offset) is not int or type(numel) is not int or min(offset, numel) < 0:
-            raise Corrupt(f"a view of a storage is described by {view!r:.80}", source=self.source)
-        width = DTYPES[parent.dtype].itemsize
+            raise Corrupt(f"a view of a storage is described by {brief(view)}", source=self.source)
+        key, offset, numel = view
+        if type(key) not in (str, int) or any(type(n) is not int or n < 0 for n in (offset, numel)):
+            raise Corrupt(f"a view of a storage is described by {brief(view)}", source=self.source)
+        key, width = str(key), DTYPES[parent.dtype].itemsize
         if (offset + numel) * width > parent.storage.nbytes:
             raise Corrupt(f"view {key} of storage {parent.storage.key} reaches outside it", source=self.source)
         if key == parent.storage.key:
@@ -100,12 +100,12 @@ def _parse(source: Source, head: bytes) -> tuple[dict[str, Any], Any, list[Any],
     magic, protocol, system, content, keys = parts
     if magic != MAGIC or protocol != _PROTOCOL or not isinstance(system, dict):
         raise Corrupt(
-            f"begins with {magic!r:.40}, {protocol!r:.40}",
+            f"begins with {brief(magic, 40)}, {brief(protocol, 40)}",
             source=source.name,
             expected=f"{MAGIC}, {_PROTOCOL}",
         )
     if not isinstance(keys, list):
-        raise Corrupt(f"the list of storages is {keys!r:.80}", source=source.name)
+        raise Corrupt(f"the list of storages is {brief(keys)}", source=source.name)
     return system, content, keys, position, named, storages
 
 

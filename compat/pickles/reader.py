@@ -11,14 +11,24 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar, Final
 
 from compat.checkpoint import GlobalName, Opaque
-from compat.errors import Corrupt
+from compat.errors import Corrupt, brief
 from compat.pickles.vet import DEFAULT_LIMITS, Limits, vet
 
 # Python 2 names of modules, as `pickle.Unpickler(fix_imports=True)` would map them.
-_PYTHON2_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+_PYTHON2_MODULES: Final = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+_PASSED_FREE: Final = 65536
+_COUNTED: Final = (str, bytes, bytearray, list, tuple, dict, set, frozenset)
+
+
+# Pays for the arguments of a call, and raises when the stream's budget is used up.
+Spend = Callable[[tuple[Any, ...]], None]
+
+
+def _free(_args: tuple[Any, ...]) -> None:
+    """Outside of a stream nothing is paid for."""
 
 
 class StandIn(Opaque):
@@ -29,9 +39,11 @@ class StandIn(Opaque):
 
     __slots__ = ()
     global_name: str = ""
+    spend: ClassVar[Spend] = staticmethod(_free)
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> StandIn:
         """A bare instance; `NEWOBJ` calls this without `__init__`."""
+        cls.spend(_args)
         made = super().__new__(cls)
         Opaque.__init__(made, cls.global_name, _args, _kwargs)
         return made
@@ -69,14 +81,20 @@ class StandIn(Opaque):
 class Meaning:
     """A callable that a name stands for. It cannot be changed by the stream: BUILD on it is refused."""
 
-    __slots__ = ("_call", "name")
+    __slots__ = ("_call", "_spend", "name")
 
-    def __init__(self, name: str, call: Callable[..., Any]) -> None:
+    def __init__(self, name: str, call: Callable[..., Any], spend: Spend = _free) -> None:
         self.name = name
         self._call = call
+        self._spend = spend
+
+    def counted(self, spend: Spend) -> Meaning:
+        """The same meaning, whose every call is paid for."""
+        return Meaning(self.name, self._call, spend)
 
     def __call__(self, *args: Any) -> Any:
         """What REDUCE calls: our own function, with the stream's arguments."""
+        self._spend(args)
         return self._call(*args)
 
     def __setstate__(self, state: object) -> None:
@@ -89,17 +107,30 @@ Meanings = Mapping[str, Any]
 
 class _Unpickler(pickle.Unpickler):
     def __init__(
-        self, file: io.BytesIO, meanings: Meanings, persistent: Callable[[Any], Any] | None, limits: Limits
+        self, stream: memoryview, meanings: Meanings, persistent: Callable[[Any], Any] | None, limits: Limits
     ) -> None:
         # Python 2 wrote byte strings where Python 3 has text: undecodable bytes survive as surrogates.
-        super().__init__(file, encoding="utf-8", errors="surrogateescape")
+        super().__init__(io.BytesIO(stream), encoding="utf-8", errors="surrogateescape")
         self._meanings = meanings
         self._persistent = persistent
         self._limit = limits.globals
+        self._left = limits.passed_per_byte * stream.nbytes + _PASSED_FREE
         self.named: dict[str, Any] = {}
+
+    def _spend(self, passed: Any) -> None:
+        """Count the elements and characters of arguments, those of nested lists and tuples too."""
+        waiting = [passed]
+        while waiting:
+            value = waiting.pop()
+            self._left -= len(value) + 1
+            if self._left < 0:
+                raise pickle.UnpicklingError("calls are given the same large values over and over")
+            if isinstance(value, (list, tuple)):
+                waiting += [item for item in value if isinstance(item, _COUNTED)]
 
     def find_class(self, module: str, name: str, /) -> Any:
         """What a name of the stream stands for; nothing is imported."""
+        self._spend((module, name))
         named = GlobalName(_PYTHON2_MODULES.get(module, module), name)
         full = str(named)
         found = self.named.get(full)
@@ -107,15 +138,18 @@ class _Unpickler(pickle.Unpickler):
             if len(self.named) >= self._limit:
                 raise pickle.UnpicklingError(f"more than {self._limit:,} different globals")
             found = self._meanings.get(full)
-            if found is None:
-                found = type("StandIn", (StandIn,), {"__slots__": (), "global_name": named})
+            if isinstance(found, Meaning):
+                found = found.counted(self._spend)
+            elif found is None:
+                facts = {"__slots__": (), "global_name": named, "spend": staticmethod(self._spend)}
+                found = type("StandIn", (StandIn,), facts)
             self.named[full] = found
         return found
 
     def persistent_load(self, pid: Any, /) -> Any:
         """What a persistent id stands for."""
         if self._persistent is None:
-            raise pickle.UnpicklingError(f"refers to a persistent object {pid!r:.80}, which this format has none of")
+            raise pickle.UnpicklingError(f"refers to a persistent object {brief(pid)}, which this format has none of")
         return self._persistent(pid)
 
 
@@ -146,7 +180,7 @@ def read_pickle(
         Unsupported: it refers to things outside the file.
     """
     end = vet(data, start, limits=limits, source=source)
-    unpickler = _Unpickler(io.BytesIO(memoryview(data)[start:end]), meanings, persistent, limits)
+    unpickler = _Unpickler(memoryview(data)[start:end], meanings, persistent, limits)
     try:
         tree = unpickler.load()
     except Corrupt as error:

@@ -26,12 +26,15 @@ class Limits:
         tuple_depth: how deep a tuple that is used as a key may nest.
         globals: distinct classes and functions that one stream may name.
         hashed_per_byte: elements hashed as keys, per byte of the stream.
+        passed_per_byte: elements and characters handed to what is called, per byte of the stream. What is
+            called copies them, and a stream can hand over one large value again and again.
     """
 
     opcodes: int = 100_000_000
     tuple_depth: int = 100
     globals: int = 20_000
     hashed_per_byte: int = 16
+    passed_per_byte: int = 16
 
 
 DEFAULT_LIMITS: Final = Limits()
@@ -168,9 +171,9 @@ class _Walk:
         kind, stack = effect.special, self.stack
         if kind == "put":
             index = self.index(effect, position, following)
-            # The C unpickler's memo is an array: its size follows the largest index.
-            if index > self.end - self.start + _SLACK:
-                raise self.corrupt(f"memo index {index:,} in a stream of {self.end - self.start:,} bytes", position)
+            # The C unpickler's memo is an array: its size follows the largest index. Every stored value took a byte.
+            if index > position - self.start + _SLACK:
+                raise self.corrupt(f"memo index {index:,} after {position - self.start:,} bytes", position)
             self.memo[index] = self.top(position)
         elif kind == "get":
             index = self.index(effect, position, following)
