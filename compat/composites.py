@@ -112,6 +112,16 @@ def to_call(node: Composite) -> Call:
     return "torch._utils._rebuild_qtensor", (storage, *place, params, node.requires_grad, OrderedDict())
 
 
+def from_parts(kind: str, parts: Mapping[str, Any]) -> Composite:
+    """A composite of that kind, its parts checked as those of a call are.
+
+    Raises:
+        Corrupt, KeyError, TypeError, AttributeError: parts are missing, or are none of their kind.
+    """
+    name, args = to_call(Composite(kind=kind, parts=parts))
+    return FROM_CALL[name](*args)
+
+
 def live(torch: Any, kind: str, parts: Mapping[str, Any], make_quantized: Callable[[Any], Any]) -> Any:
     """A live composite from live parts.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -128,6 +128,11 @@ class _Counted:
         count = self._file.write(piece)
         self._progress(count)
         return count
+
+    def writelines(self, pieces: Iterable[Buffer]) -> None:
+        """Write each, and tell."""
+        for piece in pieces:
+            self.write(piece)
 
 
 def _verify(checkpoint: Checkpoint, file: IO[bytes], written: Written) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import struct
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 from compat.checkpoint import (
     Attribute,
     Checkpoint,
+    Composite,
     Opaque,
     StorageRef,
     TensorRecord,
@@ -19,12 +20,20 @@ from compat.checkpoint import (
     walk,
 )
 from compat.data import Buffer
+from compat.dtypes import DTYPES
+from compat.errors import Unsupported, brief
 from compat.loading import open_checkpoint
 from compat.sources import SourceLike
 from compat.strided import element_chunks
 
 # In which order facets are looked at; after one of the first three, bytes cannot be compared.
 TENSOR_FACETS = ("dtype", "shape", "stride", "storage_offset", "requires_grad", "kind", "conj", "neg")
+# A tensor may show this many times more bytes than its storage has; beyond it, it is not compared.
+MAX_REPEATED: Final = 64
+FREE: Final = 1 << 20
+MAX_BITS: Final = 4096
+
+_Below = dict[Any, tuple[Any, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +133,10 @@ class _Comparer:
             self._extra(path, "type", describe(left), describe(right))
         if (id(left), id(right)) in self.seen:
             return
-        below_left, below_right = dict(_steps(left)), dict(_steps(right))
+        if isinstance(left, StorageRef):
+            self._storage(left, right, path)
+            return
+        below_left, below_right = _below(left), _below(right)
         if not below_left and not below_right:
             if same_value(left, right):
                 self.found.equal_extras += 1
@@ -134,24 +146,27 @@ class _Comparer:
         self.seen.add((id(left), id(right)))
         if isinstance(left, Opaque) and left.name != right.name:
             self._extra(path, "type", left.name, right.name)
+        if isinstance(left, Composite):
+            self._composite(left, right, path)
+        if isinstance(left, (set, frozenset)) and _identity(left) != _identity(right):
+            self._extra(path, "value", describe(left), describe(right))
         self._children(below_left, below_right, path)
 
-    def _children(self, left: dict[Any, Any], right: dict[Any, Any], path: tuple[Any, ...]) -> None:
-        for step, value in left.items():
-            if step in right:
-                self._node(value, right[step], (*path, _plain(step)))
+    def _children(self, left: _Below, right: _Below, path: tuple[Any, ...]) -> None:
+        for key, (step, value) in left.items():
+            if key in right:
+                self._node(value, right[key][1], (*path, step))
             else:
-                self._one_sided(value, (*path, _plain(step)), left=True)
-        for step, value in right.items():
-            if step not in left:
-                self._one_sided(value, (*path, _plain(step)), left=False)
+                self._one_sided(value, (*path, step), left=True)
+        for key, (step, value) in right.items():
+            if key not in left:
+                self._one_sided(value, (*path, step), left=False)
         common_left = [step for step in left if step in right]
         common_right = [step for step in right if step in left]
         if common_left != common_right:
             index = next(i for i, (a, b) in enumerate(zip(common_left, common_right, strict=True)) if a != b)
             before, after = (
-                path_text((_plain(common_left[index]),)),
-                path_text((_plain(common_right[index]),)),
+                path_text((side[common[index]][0],)) for side, common in ((left, common_left), (right, common_right))
             )
             self._extra(path, "key order", f"{before!r} at position {index}", f"{after!r} there")
 
@@ -173,22 +188,24 @@ class _Comparer:
         if left.storage.device != right.storage.device:
             changes.append(Change(path=where, facet="device", left=left.storage.device, right=right.storage.device))
         if left.dtype == right.dtype and left.shape == right.shape:
-            at = first_difference(element_chunks(left), element_chunks(right))
-            if at is not None:
-                offset, a, b = at
-                index = offset // left.itemsize
-                changes.append(
-                    Change(
-                        path=where,
-                        facet="bytes",
-                        left=f"0x{a:02x} at byte {offset:,} (element {index:,})",
-                        right=f"0x{b:02x}",
-                    )
-                )
+            a, b = _without_repeats(left, right, where)
+            changes += _byte_changes(where, first_difference(element_chunks(a), element_chunks(b)), left.itemsize)
         self.found.tensors += changes
         self.found.equal_tensors += not changes
         if left.attributes or right.attributes:
             self._node(left.attributes, right.attributes, (*path, "attributes"))
+
+    def _storage(self, left: StorageRef, right: StorageRef, path: tuple[Any, ...]) -> None:
+        """Compare bare storages as the tensors that show all of them."""
+        self._tensor(_whole(left), _whole(right), path)
+
+    def _composite(self, left: Composite, right: Composite, path: tuple[Any, ...]) -> None:
+        where = path_text(path)
+        self.found.tensors += [
+            Change(path=where, facet=facet, left=str(a), right=str(b))
+            for facet in ("kind", "requires_grad", "parameter")
+            if (a := getattr(left, facet)) != (b := getattr(right, facet))
+        ]
 
     def _aliasing(self) -> None:
         """Compare who shares storage with whom, by the first tensor that shows each storage."""
@@ -200,14 +217,59 @@ class _Comparer:
                 self.found.tensors.append(Change(path=where, facet="aliasing", left=texts[0], right=texts[1]))
 
 
-def _steps(node: Any) -> Iterator[tuple[Any, Any]]:
-    """Children by a step that tells 1 from True and from 1.0, which are equal as keys."""
-    for step, value in children(node):
-        yield (step if isinstance(step, (str, Attribute)) else (type(step), step)), value
+def _below(node: Any) -> _Below:
+    """What lies directly below a node: what a step is told apart by → the step and the value."""
+    return {_identity(step): (step, value) for step, value in children(node)}
 
 
-def _plain(step: Any) -> Any:
-    return step[1] if isinstance(step, tuple) and len(step) == 2 and isinstance(step[0], type) else step  # noqa: PLR2004
+def _identity(step: Any) -> Any:
+    """What tells a key from others: 1 from True and 1.0, 0.0 from -0.0; a NaN and an opaque object are themselves."""
+    if isinstance(step, (str, Attribute)):
+        return step
+    if isinstance(step, float):
+        return float, struct.pack(">d", step)
+    if isinstance(step, tuple):
+        return type(step), tuple(_identity(item) for item in step)
+    if isinstance(step, (set, frozenset)):
+        return type(step), frozenset(_identity(item) for item in step)
+    if isinstance(step, Opaque):
+        return Opaque, str(step.name), _identity(step.args), brief(step.state)
+    return type(step), step
+
+
+def _whole(ref: StorageRef) -> TensorRecord:
+    itemsize = DTYPES[ref.dtype].itemsize
+    numel = ref.storage.nbytes // itemsize
+    return TensorRecord(dtype=ref.dtype, shape=(numel,), stride=(1,), storage_offset=0, storage=ref.storage)
+
+
+def _without_repeats(left: TensorRecord, right: TensorRecord, where: str) -> tuple[TensorRecord, TensorRecord]:
+    """Both tensors without the dimensions along which both repeat the same elements.
+
+    Raises:
+        Unsupported: what is left still shows far more elements than there are.
+    """
+    kept = [
+        at for at, steps in enumerate(zip(left.stride, right.stride, strict=True)) if any(steps) or not left.shape[at]
+    ]
+    shape = tuple(left.shape[at] for at in kept)
+    made = [replace(record, shape=shape, stride=tuple(record.stride[at] for at in kept)) for record in (left, right)]
+    for record in made:
+        if record.storage.data is not None and record.nbytes > MAX_REPEATED * record.storage.nbytes + FREE:
+            raise Unsupported(
+                f"tensor {where!r} shows {record.nbytes:,} bytes out of a storage of {record.storage.nbytes:,}",
+                feature="strides",
+                paths=[where],
+            )
+    return made[0], made[1]
+
+
+def _byte_changes(where: str, at: tuple[int, int, int] | None, itemsize: int) -> list[Change]:
+    if at is None:
+        return []
+    offset, a, b = at
+    left = f"0x{a:02x} at byte {offset:,} (element {offset // itemsize:,})"
+    return [Change(path=where, facet="bytes", left=left, right=f"0x{b:02x}")]
 
 
 def same_value(left: Any, right: Any) -> bool:
@@ -220,8 +282,8 @@ def same_value(left: Any, right: Any) -> bool:
         return struct.pack(">dd", left.real, left.imag) == struct.pack(">dd", right.real, right.imag)
     if isinstance(left, Opaque):
         return str(left.name) == str(right.name)
-    if isinstance(left, StorageRef):
-        return (left.dtype, left.storage.nbytes) == (right.dtype, right.storage.nbytes)
+    if isinstance(left, (set, frozenset)):
+        return bool(_identity(left) == _identity(right))
     return bool(left == right)
 
 
@@ -234,6 +296,8 @@ def describe(value: Any) -> str:
         return f"{kind} of {len(value)}"
     if isinstance(value, Opaque):
         return f"object of {value.name}"
+    if isinstance(value, int) and value.bit_length() > MAX_BITS:  # Python refuses to print it
+        return brief(value)
     text = repr(value)
     return f"{type(value).__name__} {text if len(text) <= 80 else text[:77] + '...'}"  # noqa: PLR2004 - one line
 

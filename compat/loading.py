@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import mmap as mmap_module
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
@@ -27,7 +28,7 @@ from compat.dtypes import DTYPES
 from compat.errors import CompatError, Corrupt, MissingDependency, UnsafeGlobals, Unsupported
 from compat.formats import detect
 from compat.records import TORCH_VALUES
-from compat.sources import FileSource, SourceLike, open_source
+from compat.sources import FileSource, Source, SourceLike, open_source
 from compat.strided import swap
 
 MapLocation = Any
@@ -89,28 +90,30 @@ def load(
     """
     if on_unknown not in ("refuse", "keep"):
         raise ValueError(f'on_unknown is {on_unknown!r}; expected "refuse" or "keep"')
-    with open_checkpoint(src) as checkpoint:
+    # What was read of an open file is kept: torch may have to read it again.
+    source = open_source(src)
+    with open_checkpoint(source) as checkpoint:
         try:
             return materialize(checkpoint, map_location, mmap=bool(mmap), on_unknown=on_unknown)
         except UnsafeGlobals:
             # Where there is nothing to execute, the inert reader gives what torch's would, and more of it.
             if weights_only:
                 raise
-    return _load_unsafe(src, map_location, mmap=mmap)
+    return _load_unsafe(source, map_location, mmap=mmap)
 
 
-def _load_unsafe(src: SourceLike, map_location: MapLocation, *, mmap: bool | None) -> Any:
+def _load_unsafe(source: Source, map_location: MapLocation, *, mmap: bool | None) -> Any:
     """The one door to real unpickling; it is torch's own."""
     torch = import_torch("weights_only=False")
     options = {"mmap": True} if mmap else {}
-    target = src.name if isinstance(src, FileSource) else src
+    target = io.BytesIO(source.read(0, source.size)) if source.path is None else source.path
     try:
         return torch.load(target, map_location=map_location, weights_only=False, **options)
     except Exception as error:  # the file's own code runs here, and may raise anything
         raise Unsupported(
             f"torch could not unpickle it: {type(error).__name__}: {error!s:.300}",
             feature="unpickling",
-            source=target if isinstance(target, str) else None,
+            source=source.name,
         ) from error
 
 
@@ -257,7 +260,10 @@ class Materializer:
         storage = self.storage(node.storage, node.dtype)
         with torch.no_grad():
             made = torch.empty((0,), dtype=dtype, device=storage.device)
-            made.set_(storage, node.storage_offset, node.shape, node.stride)
+            try:
+                made.set_(storage, node.storage_offset, node.shape, node.stride)
+            except RuntimeError as error:
+                raise Corrupt(f"{path_text(path)} has impossible sizes: {error!s:.160}") from error
             if node.conj:
                 made = made.conj()
             if node.neg:

@@ -11,10 +11,15 @@ import math
 import struct
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 from compat.checkpoint import MAX_DEPTH, Composite, Path, Size, TensorRecord, TorchValue, path_text
+from compat.composites import from_parts
 from compat.errors import Corrupt, Unsupported
+
+# Python refuses to turn much longer numbers into decimal digits, and back.
+_MAX_DECIMAL_BITS: Final = 4096
 
 EncodeTensor = Callable[[TensorRecord, Path], Any]
 DecodeTensor = Callable[[Any], Any]

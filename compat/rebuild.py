@@ -29,7 +29,7 @@ from compat.dtypes import BY_STORAGE, DTYPES
 from compat.errors import Corrupt, Unsupported, brief
 from compat.pickles.reader import Meaning, StandIn
 from compat.pickles.vet import DEFAULT_LIMITS
-from compat.records import MAX_INT64, TORCH_VALUES
+from compat.records import MAX_DIMS, MAX_INT64, TORCH_VALUES
 
 
 @sealed
@@ -48,6 +48,8 @@ def _expect(value: Any, kind: type | tuple[type, ...], what: str) -> Any:
 
 def _ints(values: Any, what: str) -> tuple[int, ...]:
     numbers = tuple(_expect(values, (tuple, list), what))
+    if len(numbers) > MAX_DIMS:
+        raise Corrupt(f"{what} has {len(numbers):,} dimensions", expected=f"at most {MAX_DIMS}")
     for number in numbers:
         if abs(_expect(number, int, what)) > MAX_INT64:
             raise Corrupt(f"{what} is {brief(values)}", expected="numbers of 64 bits")

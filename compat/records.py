@@ -11,11 +11,11 @@ from compat.data import Data
 from compat.dtypes import DTYPES
 from compat.errors import Corrupt, brief
 
-
 Record = TypeVar("Record")
 
 # Sizes, strides and offsets are 64-bit everywhere in torch.
 MAX_INT64: Final = (1 << 63) - 1
+MAX_DIMS: Final = 64
 
 
 def sealed(kind: type[Record]) -> type[Record]:
@@ -271,7 +271,7 @@ def check_bounds(record: TensorRecord, *, source: object = None, path: str = "")
         Corrupt: a negative size, stride or offset, or an element behind the storage's end.
     """
     where = f"tensor {path!r}" if path else "a tensor"
-    if len(record.shape) != len(record.stride):
+    if len(record.shape) != len(record.stride) or len(record.shape) > MAX_DIMS:
         raise Corrupt(f"{where} has shape {brief(record.shape)} but stride {brief(record.stride)}", source=source)
     numbers = (record.storage_offset, *record.shape, *record.stride)
     if min(numbers) < 0 or max(numbers) > MAX_INT64 or prod(n or 1 for n in record.shape) > MAX_INT64:

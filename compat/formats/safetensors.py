@@ -21,9 +21,10 @@ from typing import Any, BinaryIO, Final
 from compat.checkpoint import Checkpoint, TensorRecord, path_text, walk
 from compat.data import FileData
 from compat.dtypes import BY_SAFETENSORS, DTYPES
-from compat.errors import CompatError, Corrupt
+from compat.errors import CompatError, Corrupt, Unsupported, brief
 from compat.formats._format import Capabilities, Format, WriteOptions, Written
 from compat.layout import Array, Found, plan, restore
+from compat.records import MAX_DIMS, MAX_INT64
 from compat.sources import Source
 
 _LENGTH: Final = 8
@@ -38,10 +39,11 @@ def _detect(source: Source) -> bool:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise Corrupt(f"the header names {next(n for n in names if names.count(n) > 1)!r} twice")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise Corrupt(f"the header names {brief(name)} twice")
+        found[name] = value
     return found
 
 
@@ -55,7 +57,7 @@ def _header(source: Source) -> tuple[dict[str, Any], int]:
             hint="The file is cut short; get it again.",
         )
     try:
-        header = json.loads(bytes(source.read(_LENGTH, size)), object_pairs_hook=_unique)
+        header = json.loads(source.read(_LENGTH, size).decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise Corrupt(f"the header is no JSON: {error!s:.120}", source=source.name, offset=_LENGTH) from error
     if not isinstance(header, dict):
@@ -64,8 +66,8 @@ def _header(source: Source) -> tuple[dict[str, Any], int]:
 
 
 def _numbers(values: Any, what: str) -> list[int]:
-    if not isinstance(values, list) or any(type(value) is not int or value < 0 for value in values):
-        raise Corrupt(f"{what} is {values!r:.80}", expected="a list of natural numbers")
+    if not isinstance(values, list) or any(type(value) is not int or not 0 <= value <= MAX_INT64 for value in values):
+        raise Corrupt(f"{what} is {brief(values)}", expected="a list of natural numbers")
     return values
 
 
@@ -76,6 +78,8 @@ def _found(name: str, facts: Any, base: int, source: Source) -> tuple[int, int, 
     if dtype is None:
         raise Corrupt(f"tensor {name!r} has the unknown dtype {facts['dtype']!r:.40}")
     shape = _numbers(facts["shape"], f"the shape of {name!r}")
+    if len(shape) > MAX_DIMS:
+        raise Corrupt(f"tensor {name!r} has {len(shape):,} dimensions", expected=f"at most {MAX_DIMS}")
     offsets = _numbers(facts["data_offsets"], f"data_offsets of {name!r}")
     if len(offsets) != 2 or offsets[0] > offsets[1]:  # noqa: PLR2004 - begin and end
         raise Corrupt(f"data_offsets of {name!r} are {offsets}")
@@ -152,7 +156,10 @@ def _write(checkpoint: Checkpoint, target: BinaryIO, options: WriteOptions) -> W
         metadata[_CARRIED] = layout.text
     header: dict[str, Any] = {"__metadata__": metadata}
     header |= {array.name: _description(array, begins[array.name]) for array in layout.arrays}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    try:
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise Unsupported(f"its metadata is no Unicode text: {error.reason}", feature="metadata") from error
     text += b" " * (-len(text) % _LENGTH)
     target.write(len(text).to_bytes(_LENGTH, "little") + text)
     for array in ordered:

@@ -4,6 +4,7 @@
   refers to as constants. A frozen module has all its weights among the constants, without names; that is said.
 - told apart: parameters, buffers and plain attributes, by what the archived code declares. Only these
   declarations are looked at; no code is compiled or run.
+- read too: the archives of torch 1.0 to 1.2, described in JSON, which torch 2.x refuses.
 - tree: `state_dict`, `attributes` and `constants`, each where there are any.
 - not kept by the format itself: `_metadata`, whether a buffer was persistent, tuples against lists of numbers.
 
@@ -29,6 +30,7 @@ from compat.rebuild import MEANINGS, settle
 from compat.sources import Source
 from compat.torcharchive import PICKLE, archive_of, byteorder_of, facts_of, place_storage, root_of
 from compat.torchfile import Storages, checked
+from compat.torchscript_json import DESCRIPTION, read_json_archive
 from compat.zipdir import Archive
 
 _CONSTANTS: Final = "constants.pkl"
@@ -57,15 +59,17 @@ _JIT_MEANINGS: Final[Mapping[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class _Declared:
-    """What the code of a class says of its attributes."""
+    """What the code of a class says of its attributes; `buffers` is None where it says nothing of them."""
 
     parameters: frozenset[str] = frozenset()
-    buffers: frozenset[str] = frozenset()
+    buffers: frozenset[str] | None = None
 
 
 def _detect(source: Source) -> bool:
     archive = archive_of(source)
-    return archive is not None and root_of(archive, _CONSTANTS) is not None and root_of(archive) is not None
+    if archive is None:
+        return False
+    return root_of(archive, DESCRIPTION) is not None or None not in (root_of(archive, _CONSTANTS), root_of(archive))
 
 
 def _stream(archive: Archive, root: str, record: str, folder: str) -> tuple[Any, list[str]]:
@@ -123,7 +127,12 @@ class _Modules:
             raise Corrupt(f"modules nest deeper than {_MAX_NESTING} levels")
         attributes = module.state if isinstance(module.state, dict) else {}
         declared = self.declared.get(str(module.name), _Declared())
-        for kind, names in (("parameter", declared.parameters), ("tensor", declared.buffers)):
+        buffers = declared.buffers
+        if buffers is None:
+            # Up to torch 1.4 the code says only which tensors are parameters.
+            buffers = frozenset(n for n, v in attributes.items() if isinstance(v, (TensorRecord, Composite)))
+            buffers -= declared.parameters
+        for kind, names in (("parameter", declared.parameters), ("tensor", buffers)):
             for name, value in attributes.items():
                 if name in names and isinstance(value, (TensorRecord, Composite)):
                     is_plain = isinstance(value, TensorRecord)
@@ -131,7 +140,7 @@ class _Modules:
         for name, value in attributes.items():
             if isinstance(value, Opaque) and _is_module(value):
                 self.walk(value, f"{prefix}{name}.", depth + 1)
-            elif name not in declared.parameters and name not in declared.buffers:
+            elif name not in declared.parameters and name not in buffers:
                 self.attributes[f"{prefix}{name}"] = value
 
 
@@ -141,6 +150,28 @@ def _is_module(value: Opaque) -> bool:
 
 def _open(source: Source) -> Checkpoint:
     archive = Archive(source) if (known := archive_of(source)) is None else known
+    described = root_of(archive, DESCRIPTION)
+    return _open_pickled(archive) if described is None else _open_described(archive, described)
+
+
+def _open_described(archive: Archive, root: str) -> Checkpoint:
+    """An archive of torch 1.0 to 1.2."""
+    state, attributes, facts = read_json_archive(archive, root)
+    source = archive.source
+    return checked(
+        Checkpoint(
+            format=FORMAT.name,
+            tree={"state_dict": state, "attributes": attributes} if attributes else {"state_dict": state},
+            source=source.name,
+            metadata={**facts, **facts_of(archive, root)},
+            close=source.close,
+        )
+    )
+
+
+def _open_pickled(archive: Archive) -> Checkpoint:
+    """An archive of torch 1.3 and later."""
+    source = archive.source
     root = root_of(archive) or ""
     module, named = _stream(archive, root, PICKLE, "data")
     constants, more = _stream(archive, root, _CONSTANTS, "constants")

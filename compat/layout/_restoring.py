@@ -139,7 +139,7 @@ def restore(arrays: Mapping[str, Found], text: str | None) -> Any:
                 hint="It was written by a newer compat: update.",
             )
         return _Restorer(arrays, carried).restore(carried["tree"])
-    except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise Corrupt(f"the carried layout is damaged: {type(error).__name__}: {error!s:.120}") from error
 
 
