@@ -94,6 +94,10 @@ FROM_CALL: Final[Mapping[str, Callable[..., Composite]]] = {
 }
 
 
+# Of these functions alone requires_grad is an argument.
+KEEPS_GRADIENT: Final = frozenset({"torch._utils._rebuild_qtensor"})
+
+
 def to_call(node: Composite) -> Call:
     """The rebuild function that a pickle stream names for a composite, and its arguments."""
     parts = dict(node.parts)

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
-from compat.checkpoint import MAX_DEPTH, Composite, Path, Size, TensorRecord, TorchValue, path_text
+from compat.checkpoint import MAX_DEPTH, Composite, Path, Size, TensorRecord, TorchValue, check_key, path_text
 from compat.composites import from_parts
-from compat.errors import Corrupt, Unsupported
+from compat.errors import Corrupt, Unsupported, brief
+from compat.records import MAX_INT64, TORCH_VALUES
 
 # Python refuses to turn much longer numbers into decimal digits, and back.
 _MAX_DECIMAL_BITS: Final = 4096
@@ -106,12 +107,12 @@ def decode(node: Any, decode_tensor: DecodeTensor, depth: int = 0) -> Any:
         if decoder is None:
             raise Corrupt(f"a carried value is of the unknown kind {kind!r}")
         return decoder(node, lambda value: decode(value, decode_tensor, depth + 1))
-    except (TypeError, ValueError, AttributeError, KeyError, struct.error) as error:
+    except (TypeError, ValueError, AttributeError, LookupError, struct.error) as error:
         raise Corrupt(f"a carried value is damaged: {error!s:.120}") from error
 
 
 def _decode_odict(node: Any, below: Callable[[Any], Any]) -> Any:
-    made = OrderedDict((below(key), below(value)) for key, value in node["odict"])
+    made = OrderedDict((check_key(below(key)), below(value)) for key, value in node["odict"])
     vars(made).update({str(name): below(value) for name, value in node.get("attributes", {}).items()})
     return made
 
@@ -128,19 +129,32 @@ def _decode_composite(node: Any, below: Callable[[Any], Any]) -> Composite:
     return replace(made, requires_grad=bool(facts["requires_grad"]), parameter=bool(facts["parameter"]))
 
 
+def _decode_size(numbers: Any) -> Size:
+    if any(type(n) is not int or abs(n) > MAX_INT64 for n in numbers):
+        raise ValueError(f"a torch.Size of {brief(numbers)}")
+    return Size(numbers)
+
+
+def _decode_torch(kind: Any, name: Any) -> TorchValue:
+    value = TorchValue(kind, name)
+    if value not in TORCH_VALUES and not (kind == "device" and isinstance(name, str)):
+        raise ValueError(f"there is no {brief(kind)} {brief(name)}")
+    return value
+
+
 _DECODERS: Final[dict[str, Callable[[Any, Callable[[Any], Any]], Any]]] = {
     "int": lambda node, _: int(node["int"], 16),
     "float": lambda node, _: struct.unpack(">d", bytes.fromhex(node["float"]))[0],
-    "dict": lambda node, below: {below(key): below(value) for key, value in node["dict"]},
+    "dict": lambda node, below: {check_key(below(key)): below(value) for key, value in node["dict"]},
     "odict": _decode_odict,
-    "counter": lambda node, below: Counter({below(key): below(value) for key, value in node["counter"]}),
+    "counter": lambda node, below: Counter({check_key(below(key)): below(value) for key, value in node["counter"]}),
     "tuple": lambda node, below: tuple(below(value) for value in node["tuple"]),
-    "set": lambda node, below: {below(value) for value in node["set"]},
-    "frozenset": lambda node, below: frozenset(below(value) for value in node["frozenset"]),
-    "size": lambda node, below: Size(below(value) for value in node["size"]),
+    "set": lambda node, below: {check_key(below(value)) for value in node["set"]},
+    "frozenset": lambda node, below: frozenset(check_key(below(value)) for value in node["frozenset"]),
+    "size": lambda node, _: _decode_size(node["size"]),
     "bytes": lambda node, _: base64.b64decode(node["bytes"], validate=True),
     "bytearray": lambda node, _: bytearray(base64.b64decode(node["bytearray"], validate=True)),
     "complex": lambda node, _: _decode_complex(node["complex"]),
     "composite": _decode_composite,
-    "torch": lambda node, _: TorchValue(str(node["torch"][0]), str(node["torch"][1])),
+    "torch": lambda node, _: _decode_torch(*node["torch"]),
 }

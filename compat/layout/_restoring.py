@@ -11,7 +11,7 @@ from compat import plainjson
 from compat.checkpoint import StorageRecord, TensorRecord, check_bounds, contiguous_stride
 from compat.data import Data, MemoryData, ScatteredData, read
 from compat.dtypes import DTYPES
-from compat.errors import Corrupt, Unsupported
+from compat.errors import Corrupt, Unsupported, brief
 from compat.layout._rules import FREE, MAX_HIDDEN, VERSION, flip_signs
 
 
@@ -74,7 +74,7 @@ class _Restorer:
             storage_offset=0 if own else int(facts["offset"]),
             storage=storage,
             requires_grad=bool(facts.get("requires_grad", False)),
-            kind=str(facts.get("kind", "tensor")),
+            kind=_kind(facts.get("kind", "tensor")),
             conj=bool(facts.get("conj", False)),
             neg=bool(facts.get("neg", False)),
             attributes=plainjson.decode(facts.get("attributes"), self.tensor),
@@ -119,6 +119,12 @@ class _Restorer:
                 for data, record in parts
             ],
         )
+
+
+def _kind(kind: Any) -> str:
+    if kind not in ("tensor", "parameter", "buffer"):
+        raise Corrupt(f"a tensor is of the unknown kind {brief(kind)}")
+    return str(kind)
 
 
 def restore(arrays: Mapping[str, Found], text: str | None) -> Any:

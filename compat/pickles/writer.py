@@ -25,7 +25,7 @@ from compat.checkpoint import (
     TorchValue,
     path_text,
 )
-from compat.composites import to_call
+from compat.composites import KEEPS_GRADIENT, to_call
 from compat.dtypes import DTYPES
 from compat.errors import Unsupported
 
@@ -268,6 +268,13 @@ class PickleWriter:
 
     def _composite(self, node: Composite, path: tuple[Any, ...]) -> None:
         name, args = to_call(node)
+        if node.requires_grad and not node.parameter and name not in KEEPS_GRADIENT:
+            raise Unsupported(
+                f"{path_text(path)} is a {node.kind} tensor that requires a gradient",
+                feature="requires_grad",
+                paths=[path_text(path)],
+                hint="torch's own files lose that: save its detach(), or a Parameter.",
+            )
         if node.parameter:
             self._global("torch._utils._rebuild_parameter")
             self._out.append(b"(")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
+import struct
+import zipfile
 from collections import OrderedDict
 from typing import Any
 
@@ -99,3 +102,76 @@ def test_every_truncation_is_refused() -> None:
     for size in range(0, len(content), 97):
         with pytest.raises(compat.CompatError):
             compat.open(content[:size])
+
+
+def zipped(entries: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as made:
+        for name, content in entries.items():
+            made.writestr(name, content)
+    return buffer.getvalue()
+
+
+def described(**changes: Any) -> bytes:
+    """An archive as torch 1.2 wrote it: modules in JSON, tensors beside it, attributes in a pickle."""
+
+    def tensor(key: str, dims: list[str], kind: str) -> dict[str, Any]:
+        return {"dims": dims, "offset": "0", "dataType": kind, "data": {"key": key}, "device": "cpu"} | (
+            {"strides": ["1"]} if dims else {}
+        )
+
+    conv = {
+        "name": "conv",
+        "parameters": [{"isBuffer": False, "tensorId": "0", "name": "weight"}],
+        "attributes": [{"type": "Tensor", "name": "count", "id": "0"}, {"type": "int", "name": "size", "id": "1"}],
+    }
+    model = {
+        "protoVersion": "5",
+        "mainModule": {"name": "net", "submodules": [conv]},
+        "producerName": "pytorch",
+        "tensors": [tensor("tensors/0", ["2"], "FLOAT"), tensor("tensors/1", [], "INT64")],
+    }
+    attributes = b"\x80\x02(ctorch.jit._pickle\nbuild_tensor_from_id\n(K\x01tRK\x07t."
+    entries = {
+        "net/version": b"1\n",
+        "net/model.json": json.dumps(model | changes).encode(),
+        "net/attributes.pkl": attributes,
+        "net/tensors/0": struct.pack("<2f", 1.5, -0.0),
+        "net/tensors/1": struct.pack("<q", 9),
+    }
+    return zipped(entries)
+
+
+def test_archives_described_in_json_are_read() -> None:
+    loaded = compat.load(described())
+    assert list(loaded["state_dict"]) == ["conv.weight", "conv.count"]
+    assert loaded["state_dict"]["conv.weight"].tolist() == [1.5, 0]
+    assert loaded["state_dict"]["conv.count"].item() == 9
+    assert loaded["attributes"] == {"conv.size": 7}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mainModule": {"parameters": [{"tensorId": "7", "name": "x"}]}},
+        {"mainModule": []},
+        {"tensors": [{"dims": ["3"], "dataType": "FLOAT", "data": {"key": "tensors/0"}}]},
+        {"tensors": [{"dims": ["2"], "dataType": "FLOAT", "data": {"key": "tensors/9"}}]},
+        {"tensors": 3},
+    ],
+)
+def test_a_description_that_contradicts_its_records_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(compat.Corrupt):
+        compat.load(described(**changes))
+
+
+def test_zip_files_of_torch_1_4_are_read() -> None:
+    """Their tensors lie in another folder, and every later torch fails on them."""
+    buffer = io.BytesIO()
+    torch.save({"a": torch.arange(3)}, buffer)
+    with zipfile.ZipFile(buffer) as source:
+        entries = {name.replace("/data/", "/tensors/"): source.read(name) for name in source.namelist()}
+    old = zipped(entries)
+    with pytest.raises(RuntimeError, match="failed locating file data/0"):
+        torch.load(io.BytesIO(old))
+    assert compat.load(old)["a"].tolist() == [0, 1, 2]
