@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from compat import plainjson
-from compat.checkpoint import Path, TensorRecord, name_paths, path_text, walk
+from compat.checkpoint import Path, TensorRecord, contiguous_stride, name_paths, path_text, walk
 from compat.data import Buffer
 from compat.dtypes import DTYPES
 from compat.errors import Unsupported
@@ -121,8 +121,9 @@ class _Planner:
             record.covers_storage and not record.conj and not record.neg
         ):
             facts |= self._geometry_facts(record, path)
-        elif first != name:
-            facts["of"] = first
+        elif record.stride != contiguous_stride(record.shape):
+            # Dimensions of size one may have any stride, and keep it.
+            facts["stride"] = list(record.stride)
         if first == name:
             self.layout.arrays.append(self._array(name, record, facts))
         elif "of" not in facts:
@@ -197,7 +198,7 @@ class _Planner:
 
 _CARRIED: Final = {
     "aliasing": ("of",),
-    "strides": ("storage",),
+    "strides": ("storage", "stride"),
     "requires_grad": ("requires_grad", "kind"),
     "conj": ("conj", "neg"),
     "device": ("device",),

@@ -70,7 +70,7 @@ class _Restorer:
         record = TensorRecord(
             dtype=dtype,
             shape=shape,
-            stride=contiguous_stride(shape) if own else tuple(int(n) for n in facts["stride"]),
+            stride=tuple(int(n) for n in facts["stride"]) if "stride" in facts else contiguous_stride(shape),
             storage_offset=0 if own else int(facts["offset"]),
             storage=storage,
             requires_grad=bool(facts.get("requires_grad", False)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib
+import importlib.util
 from collections.abc import Callable
 from typing import Final, ParamSpec
 
@@ -27,9 +27,15 @@ def guarded(command: Callable[P, int]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        # Before anything that needs them is imported, the errors below included.
+        missing = next((name for name in _NEEDED if not _is_installed(name)), None)
+        if missing is not None:
+            click.echo(
+                f"matrix: {missing} is not installed. Install it with: python -m pip install {_NEEDED[missing]}",
+                err=True,
+            )
+            raise SystemExit(FAILED)
         try:
-            for name, install in _NEEDED.items():
-                _need(name, install)
             code = command(*args, **kwargs)
         except KeyboardInterrupt:
             click.echo("matrix: interrupted; what was finished stands in the report", err=True)
@@ -42,13 +48,8 @@ def guarded(command: Callable[P, int]) -> Callable[P, None]:
     return run
 
 
-def _need(name: str, install: str) -> None:
-    try:
-        importlib.import_module(name)
-    except ImportError:
-        raise click.ClickException(
-            f"{name} is not installed. Install it with: python -m pip install {install}"
-        ) from None
+def _is_installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
 
 
 def _expected_errors() -> tuple[type[Exception], ...]:

@@ -88,3 +88,13 @@ def test_a_finished_run_is_shown_again_and_a_cut_one_too(tmp_path: Path) -> None
     cut = call("report", str(tmp_path))
     assert cut.exit_code == 2
     assert "writer > reader" in cut.output
+
+
+def test_a_missing_library_is_one_message_with_its_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else real(name))
+    done = call("list")
+    assert done.exit_code == 2
+    assert done.output.startswith("matrix: torch is not installed. Install it with: python -m pip install torch")
