@@ -119,7 +119,8 @@ def _rename_metadata(metadata: dict[Any, Any], new_name: Callable[[str], str]) -
         if not isinstance(module, str):
             made[module] = facts
             continue
-        renamed = new_name(f"{module}.").removesuffix(".") if module else ""
+        # The root of a model becomes what its wrapper calls it, with the version that its own loading code asks for.
+        renamed = new_name(f"{module}." if module else "").removesuffix(".")
         made.pop(renamed, None) if module else None
         made[renamed] = facts
     return made

@@ -27,7 +27,7 @@ from compat.data import FileData, read
 from compat.dtypes import DTYPES
 from compat.errors import CompatError, Corrupt, MissingDependency, UnsafeGlobals, Unsupported
 from compat.formats import detect
-from compat.records import TORCH_VALUES
+from compat.records import MAX_INT64, TORCH_VALUES
 from compat.sources import FileSource, Source, SourceLike, open_source
 from compat.strided import swap
 
@@ -309,6 +309,8 @@ class Materializer:
     def _make_storage(self, record: StorageRecord, dtype: str) -> Any:
         untyped = self.torch.UntypedStorage
         if record.data is None or self.meta:
+            if record.nbytes > MAX_INT64:
+                raise Unsupported(f"a storage on the meta device has {record.nbytes:,} bytes", feature="meta")
             return untyped(record.nbytes, device="meta")
         return self.restore(self._bytes(record, dtype), record.device)
 

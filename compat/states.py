@@ -48,6 +48,10 @@ def find_state(tree: Any, key: str | None = None, *, source: str = "") -> tuple[
         if not isinstance(tree, dict) or key not in tree:
             seen = ", ".join(map(repr, list(tree)[:8])) if isinstance(tree, dict) else type(tree).__name__
             raise Mismatch(f"has no key {key!r} at its top; there is {seen}", source=source, hint="Name one of these.")
+        if not isinstance(tree[key], dict):
+            raise Mismatch(
+                f"{key!r} leads to {type(tree[key]).__name__}", source=source, expected="a dict of tensors by name"
+            )
         return tree[key], key
     if _is_state(tree) or tree == {}:
         return tree, ""

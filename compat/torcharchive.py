@@ -16,6 +16,9 @@ from compat.zipdir import LOCAL_SIGNATURE, Archive
 
 PICKLE: Final = "data.pkl"
 _SMALL_RECORD: Final = 256
+# Pickle streams of this size are read whatever they inflate from; larger ones may not have shrunk more than that.
+MAX_INFLATED: Final = 16 * 1024 * 1024
+_MAX_STREAM_RATIO: Final = 32
 # Two values of these share a byte: their storages have fewer bytes than elements.
 _PACKED: Final = ("quint4x2", "quint2x4")
 
@@ -46,6 +49,23 @@ def small_text(archive: Archive, name: str) -> str | None:
     if entry is None or entry.nbytes > _SMALL_RECORD:
         return None
     return bytes(read(archive.data(name))).decode("utf-8", "replace").strip()
+
+
+def stream_of(archive: Archive, name: str) -> bytes:
+    """The bytes of a pickle stream.
+
+    Raises:
+        Corrupt: there is no such record, or it is a small one that inflates to hours of work.
+    """
+    data = archive.data(name)
+    entry = archive.entries[name]
+    if entry.nbytes > max(MAX_INFLATED, _MAX_STREAM_RATIO * entry.compressed):
+        raise Corrupt(
+            f"record {name!r} claims to inflate {entry.compressed:,} bytes to {entry.nbytes:,}",
+            source=archive.source.name,
+            offset=entry.header,
+        )
+    return bytes(read(data))
 
 
 def byteorder_of(archive: Archive, root: str) -> str:

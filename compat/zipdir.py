@@ -115,7 +115,7 @@ class Archive:
         fields = _END64.unpack(self.source.read(position, _END64.size))
         if fields[0] != _END64_SIGNATURE:
             raise self.corrupt("its zip64 record is missing", position)
-        return fields[9], fields[7], fields[8]
+        return fields[7], fields[8], fields[9]
 
     def _read_directory(self, start: int, count: int, size: int) -> dict[str, Entry]:
         directory = bytes(self.source.read(start, size))
@@ -128,6 +128,8 @@ class Archive:
             if entry.name in entries:
                 raise self.corrupt(f"two records are named {entry.name!r}", start + position)
             entries[entry.name] = entry
+        if position != size:
+            raise self.corrupt(f"its directory goes on behind its {count:,} entries", start + position)
         return entries
 
     def _entry(self, directory: bytes, position: int, start: int) -> tuple[Entry, int]:

@@ -22,7 +22,7 @@ from compat.pickles.writer import storage_class
 from compat.rebuild import MEANINGS, settle
 from compat.sources import Source
 from compat.strided import swap
-from compat.torcharchive import PICKLE, archive_of, byteorder_of, facts_of, place_storage, root_of
+from compat.torcharchive import PICKLE, archive_of, byteorder_of, facts_of, place_storage, root_of, stream_of
 from compat.torchfile import Storages, checked, storages_of, untypable
 from compat.zipdir import Archive, ArchiveWriter
 
@@ -39,7 +39,7 @@ def _open(source: Source) -> Checkpoint:
     byteorder = byteorder_of(archive, root)
     storages = Storages(source.name)
     tree, _, named = read_pickle(
-        bytes(read(archive.data(f"{root}{PICKLE}"))),
+        stream_of(archive, f"{root}{PICKLE}"),
         meanings=MEANINGS,
         persistent=storages.load,
         source=source.name,

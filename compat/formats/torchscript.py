@@ -28,7 +28,7 @@ from compat.pickles import read_pickle
 from compat.pickles.reader import Meaning
 from compat.rebuild import MEANINGS, settle
 from compat.sources import Source
-from compat.torcharchive import PICKLE, archive_of, byteorder_of, facts_of, place_storage, root_of
+from compat.torcharchive import PICKLE, archive_of, byteorder_of, facts_of, place_storage, root_of, stream_of
 from compat.torchfile import Storages, checked
 from compat.torchscript_json import DESCRIPTION, read_json_archive
 from compat.zipdir import Archive
@@ -76,7 +76,7 @@ def _stream(archive: Archive, root: str, record: str, folder: str) -> tuple[Any,
     """One pickle of the archive, with its storages in their places."""
     storages = Storages(archive.source.name)
     tree, _, named = read_pickle(
-        bytes(read(archive.data(f"{root}{record}"))),
+        stream_of(archive, f"{root}{record}"),
         meanings={**MEANINGS, **_JIT_MEANINGS},
         persistent=storages.load,
         source=archive.source.name,

@@ -146,7 +146,8 @@ class _Planner:
     def _geometry_facts(self, record: TensorRecord, path: Path) -> dict[str, Any]:
         visible = sum(self.records[name][1].nbytes for name in self.shared[id(record.storage)].values())
         if record.storage.nbytes > MAX_HIDDEN * visible + FREE:
-            if len(self.shared[id(record.storage)]) > 1 and "aliasing" not in self.allow_loss:
+            is_shared = len(self.shared[id(record.storage)]) > 1
+            if is_shared and "aliasing" not in self.allow_loss:
                 raise Unsupported(
                     f"{path_text(path)} shows a small part of a storage of {record.storage.nbytes:,} bytes that "
                     "others share",
@@ -154,7 +155,7 @@ class _Planner:
                     paths=[path_text(path)],
                     hint='Store the parts apart: allow_loss=["aliasing"] (--allow-loss aliasing).',
                 )
-            self._lose("strides", path)
+            self._lose("aliasing" if is_shared else "strides", path)
             return {name: True for name in ("conj", "neg") if getattr(record, name)}
         key = str(list(self.shared).index(id(record.storage)))
         self.storages[key] = {"nbytes": record.storage.nbytes}

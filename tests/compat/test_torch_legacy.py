@@ -1,0 +1,146 @@
+"""Legacy files: what torch wrote and cannot read, old layouts, and damage without sums."""
+
+from __future__ import annotations
+
+import io
+import struct
+
+import pytest
+import torch
+
+import compat
+from compat.errors import CompatError, Corrupt
+from tests.compat.making import dumped, legacy, name, number, raw, storage_id, tensor, text, torch_dumped
+
+FLOATS = struct.pack("<4f", 1, 2, 3, 4)
+ONE_KEY = b"](" + text("0") + b"e"
+NEW_DTYPES = (
+    torch.float8_e4m3fn,
+    torch.float8_e4m3fnuz,
+    torch.float8_e5m2,
+    torch.float8_e5m2fnuz,
+    torch.float8_e8m0fnu,
+    torch.float4_e2m1fn_x2,
+    torch.uint16,
+    torch.uint32,
+    torch.uint64,
+    torch.complex32,
+    torch.bits8,
+    torch.bits16,
+)
+
+
+def one_storage(body: bytes, data: bytes = struct.pack("<Q", 4) + FLOATS) -> bytes:
+    return legacy(body, ONE_KEY, data)
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("dtype", NEW_DTYPES, ids=str)
+def test_dtypes_that_torch_writes_and_cannot_read_back(dtype: torch.dtype, protocol: int) -> None:
+    content = torch.arange(8 * dtype.itemsize, dtype=torch.uint8)
+    state = {"whole": content.view(dtype), "view": content.view(dtype)[2:6:2]}
+    file = torch_dumped(state, zipped=False, protocol=protocol)
+    with pytest.raises(AttributeError, match="no attribute 'dtype'"):
+        torch.load(io.BytesIO(file), weights_only=False)
+    loaded = compat.load(file)
+    assert loaded["whole"].dtype == dtype
+    assert loaded["whole"].view(torch.uint8).tolist() == content.tolist()
+    assert (loaded["view"].stride(), loaded["view"].storage_offset()) == ((2,), 2)
+    assert loaded["view"].untyped_storage().data_ptr() == loaded["whole"].untyped_storage().data_ptr()
+
+
+def test_a_file_made_by_hand_is_read() -> None:
+    assert compat.load(one_storage(tensor()))[1:].tolist() == [2, 3, 4]
+
+
+def view(key: bytes, offset: int, size: int) -> bytes:
+    """A storage that is a view of storage 0, as torch 0.2 and 0.3 wrote them."""
+    whole = text("storage") + name("torch.FloatStorage") + text("0") + text("cpu") + number(4)
+    return b"(" + whole + b"(" + key + number(offset) + number(size) + b"ttQ"
+
+
+def test_views_of_storages_are_read() -> None:
+    rebuild = name("torch._utils._rebuild_tensor") + b"(" + view(text("1"), 1, 2) + b"K\x00K\x02\x85K\x01\x85tR"
+    assert compat.load(one_storage(rebuild)).tolist() == [2, 3]
+    itself = name("torch._utils._rebuild_tensor") + b"(" + view(text("0"), 0, 4) + b"K\x00K\x04\x85K\x01\x85tR"
+    assert compat.load(one_storage(itself)).tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("bad", [view(text("1"), 3, 2), view(text("1"), -1, 2), view(b"]", 0, 1), view(b")", 0, 1)])
+def test_views_outside_their_storage_are_refused(bad: bytes) -> None:
+    with pytest.raises(Corrupt, match="view"):
+        compat.open(one_storage(bad))
+
+
+def test_a_big_endian_writer_is_read() -> None:
+    file = one_storage(tensor(), struct.pack(">Q", 4) + struct.pack(">4f", 1, 2, 3, 4))
+    file = file.replace(text("little_endian") + b"\x88", text("little_endian") + b"\x89")
+    assert compat.load(file).tolist() == [1, 2, 3, 4]
+    with compat.open(file) as checkpoint:
+        assert checkpoint.metadata["byteorder"] == "big"
+    assert not compat.diff(file, one_storage(tensor()))
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        (legacy(tensor(), b"]", struct.pack("<Q", 4) + FLOATS), "list of storages is not that of the content"),
+        (legacy(b"N", ONE_KEY, struct.pack("<Q", 4) + FLOATS), "list of storages is not that of the content"),
+        (legacy(tensor(), b"](" + text("0") * 2 + b"e"), "list of storages is not that of the content"),
+        (legacy(tensor(), b"N"), "list of storages is None"),
+        (one_storage(tensor(), struct.pack("<Q", 5) + FLOATS), "has 5 elements of 4 bytes"),
+        (one_storage(tensor(), struct.pack("<Q", 4) + FLOATS[:-1]), "1 of its 16 bytes are missing"),
+        (one_storage(tensor(), b"\4\0\0"), "ends at byte"),
+        (one_storage(tensor(shape=(5,))), "needs 20 bytes of a storage of 16"),
+        (one_storage(tensor(numel=1 << 70)), "a storage is described by"),
+        (one_storage(tensor(numel=-1)), "a storage is described by"),
+        (one_storage(tensor()).replace(b"M\xe9\x03.", b"M\xe8\x03."), "begins with"),
+    ],
+)
+def test_what_does_not_fit_is_refused(file: bytes, message: str) -> None:
+    with pytest.raises(Corrupt, match=message):
+        compat.open(file)
+
+
+def test_what_follows_is_noted() -> None:
+    with compat.open(one_storage(tensor()) + b"rest") as checkpoint:
+        assert checkpoint.notes == ["4 bytes follow the checkpoint"]
+
+
+def test_a_stream_longer_than_the_first_piece_is_read() -> None:
+    state = {str(index): f"{index:0100}" for index in range(20_000)}
+    assert len(dumped(state, "torch-legacy")) > 1 << 20
+    assert compat.load(dumped(state, "torch-legacy")) == state
+
+
+def test_a_flipped_byte_changes_nothing_but_itself() -> None:
+    """The format has no sums: a byte of a tensor may come back changed, in its place and nowhere else."""
+    state = {"a": torch.arange(8, dtype=torch.uint8), "b": torch.arange(4, dtype=torch.int16)}
+    file = dumped(state, "torch-legacy")
+    begin = file.index(raw(state["a"]))
+    for position in range(begin, begin + 8):
+        damaged = bytearray(file)
+        damaged[position] ^= 0x10
+        loaded = compat.load(bytes(damaged))
+        changed = [index for index in range(8) if loaded["a"][index] != state["a"][index]]
+        assert changed == [position - begin]
+        assert torch.equal(loaded["b"], state["b"])
+
+
+def test_a_storage_alone_comes_back_typed() -> None:
+    loaded = compat.load(one_storage(storage_id()))
+    assert isinstance(loaded, torch.storage.TypedStorage)
+    assert list(loaded) == [1, 2, 3, 4]
+
+
+def test_the_whole_module_form_of_old_torch_gives_what_it_holds() -> None:
+    """`("module", class, source file, source)` stood before every class of torch up to 1.5."""
+    body = (
+        b"(" + text("module") + name("m.Net") + text("net.py") + text("import os") + b"tQ)R}" + text("w") + b"K\x01sb"
+    )
+    with compat.open(legacy(body)) as checkpoint:
+        assert checkpoint.globals == ("m.Net",)
+        assert checkpoint.tree.state == {"w": 1}
+    with pytest.raises(CompatError, match=r"m\.Net"):
+        compat.load(legacy(body))

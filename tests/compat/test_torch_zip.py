@@ -1,0 +1,135 @@
+"""Zip files of every age and maker."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+
+import pytest
+import torch
+
+import compat
+from compat.errors import CompatError, Corrupt, UnknownFormat
+from tests.compat.making import dumped, tensor, torch_dumped, zipped
+
+FLOATS = struct.pack("<4f", 1, 2, 3, 4)
+
+
+def test_the_folder_of_torch_1_4_is_read() -> None:
+    """torch 1.4 kept storages under `tensors/`; every later torch fails on its files."""
+    assert compat.load(zipped(tensor(), {"tensors/0": FLOATS, "version": b"1\n"})).tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("root", ["archive/", "", "a/b/", "моя модель/", "x.tar/"])
+def test_any_root_folder_is_read(root: str) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(f"{root}data.pkl", b"\x80\x02" + tensor() + b".")
+        archive.writestr(f"{root}data/0", FLOATS)
+        archive.writestr(f"{root}version", "3\n")
+    with compat.open(buffer.getvalue()) as checkpoint:
+        assert checkpoint.metadata["root"] == root.rstrip("/")
+    assert compat.load(buffer.getvalue()).tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int16", "complex64", "uint16", "uint8", "float64", "bfloat16"])
+def test_big_endian_files_are_read_and_converted(dtype: str) -> None:
+    state = {"a": torch.tensor([1, 2, 300 % 251], dtype=getattr(torch, dtype))}
+    item = state["a"].itemsize
+    component = item // 2 if dtype == "complex64" else item
+    records: dict[str, bytes] = {}
+    with zipfile.ZipFile(io.BytesIO(torch_dumped(state))) as archive:
+        for name in archive.namelist():
+            records[name] = archive.read(name)
+    root = next(iter(records)).split("/")[0]
+    content = records[f"{root}/data/0"]
+    parts = [content[at : at + component][::-1] for at in range(0, len(content), component)]
+    records |= {f"{root}/data/0": b"".join(parts), f"{root}/byteorder": b"big"}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, record in records.items():
+            archive.writestr(name, record)
+    assert torch.equal(compat.load(buffer.getvalue())["a"], state["a"])
+    assert not compat.diff(buffer.getvalue(), dumped(state))
+    assert not compat.diff(buffer.getvalue(), dumped(state, "safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        (zipped(tensor()), "record 'archive/data/0' is missing"),
+        (zipped(tensor(), {"data/0": FLOATS[:-1]}), "has 15 bytes; expected 16"),
+        (zipped(tensor(), {"data/0": FLOATS, "byteorder": b"middle"}), "byteorder says 'middle'"),
+        (zipped(tensor(offset=1), {"data/0": FLOATS}), "needs 20 bytes of a storage of 16"),
+        (zipped(tensor(shape=(2, 1 << 62), stride=(0, 0)), {"data/0": FLOATS}), "natural numbers of 64 bits"),
+        (zipped(tensor(shape=(1 << 80,)), {"data/0": FLOATS}), "shape"),
+        (zipped(tensor(shape=(-1,)), {"data/0": FLOATS}), "shape"),
+    ],
+)
+def test_what_does_not_fit_is_refused(file: bytes, message: str) -> None:
+    with pytest.raises(Corrupt, match=message):
+        compat.open(file)
+
+
+def test_an_expanded_tensor_costs_what_its_storage_costs() -> None:
+    file = zipped(tensor(shape=(1 << 40,), stride=(0,)), {"data/0": FLOATS})
+    loaded = compat.load(file)
+    assert (loaded.numel(), loaded.untyped_storage().nbytes()) == (1 << 40, 16)
+    assert not compat.diff(file, file)
+
+
+def test_meta_tensors_of_any_size_come_back() -> None:
+    state = {"m": torch.empty(1 << 40, device="meta"), "n": torch.empty(2, 3, device="meta").t()}
+    for file in (torch_dumped(state), dumped(state), dumped(state, "torch-legacy")):
+        loaded = compat.load(file)
+        assert [(t.device.type, t.shape, t.stride()) for t in loaded.values()] == [
+            ("meta", (1 << 40,), (1,)),
+            ("meta", (3, 2), (1, 3)),
+        ]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex128", "float8_e4m3fn"])
+def test_a_meta_tensor_larger_than_any_memory_is_refused_or_made(dtype: str) -> None:
+    file = torch_dumped({"m": torch.empty(1, dtype=getattr(torch, dtype), device="meta")})
+    for shape in ((1 << 62,), (1 << 62, 2), (1 << 32, 1 << 31)):
+        body = _meta(dtype, shape)
+        try:
+            assert compat.load(zipped(body)).shape == shape
+        except CompatError:
+            continue
+    assert compat.load(file)["m"].device.type == "meta"
+
+
+def _meta(dtype: str, shape: tuple[int, ...]) -> bytes:
+    from tests.compat.making import name, number
+
+    sizes = b"(" + b"".join(map(number, shape)) + b"t"
+    steps = b"(" + b"K\x01" * len(shape) + b"t"
+    return (
+        name("torch._utils._rebuild_meta_tensor_no_storage") + b"(" + name(f"torch.{dtype}") + sizes + steps + b"\x89tR"
+    )
+
+
+def test_a_zip_archive_of_something_else_is_unknown() -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("model/weights.h5", b"x")
+    with pytest.raises(UnknownFormat, match="a zip archive that holds no checkpoint"):
+        compat.open(buffer.getvalue())
+
+
+def test_storages_larger_than_a_piece_are_streamed_right() -> None:
+    state = {"a": torch.arange(300_001, dtype=torch.int32)}
+    for name in ("torch-zip", "torch-legacy", "safetensors"):
+        assert torch.equal(compat.load(dumped(state, name))["a"], state["a"])
+    assert torch.equal(torch.load(io.BytesIO(dumped(state)), weights_only=True)["a"], state["a"])
+
+
+def test_a_deflated_stream_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A megabyte that inflates to a gigabyte of opcodes would take minutes."""
+    monkeypatch.setattr("compat.torcharchive.MAX_INFLATED", 1 << 20)
+    file = zipped(b"N0" * 600_000 + b"N", method=zipfile.ZIP_DEFLATED)
+    assert len(file) < 1 << 16
+    with pytest.raises(Corrupt, match="inflate"):
+        compat.open(file)
