@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from compat.checkpoint import Composite, Size, StorageRef, TensorRecord, TorchValue
 from compat.errors import Corrupt, brief
+from compat.records import MAX_INT64
 
 _COMPRESSED: Final = ("sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc")
 _PER_TENSOR: Final = ("per_tensor_affine", "per_tensor_symmetric")
@@ -64,6 +65,9 @@ def from_quantized_call(
     scheme = params[0]
     if not isinstance(scheme, TorchValue) or scheme.kind != "qscheme":
         raise Corrupt(f"a quantized tensor has the scheme {brief(scheme, 60)}")
+    numbers = (offset, *size, *stride) if isinstance(size, tuple) and isinstance(stride, tuple) else (None,)
+    if any(type(number) is not int or abs(number) > MAX_INT64 for number in numbers):
+        raise Corrupt(f"a quantized tensor lies at {brief((offset, size, stride), 120)}", expected="whole numbers")
     data = TensorRecord(
         dtype=storage.dtype,
         shape=tuple(size),

@@ -258,23 +258,16 @@ class Materializer:
         torch = self.torch
         dtype = self.dtype(node.dtype, path)
         storage = self.storage(node.storage, node.dtype)
-        with torch.no_grad():
-            made = torch.empty((0,), dtype=dtype, device=storage.device)
-            try:
-                made.set_(storage, node.storage_offset, node.shape, node.stride)
-            except RuntimeError as error:
-                raise Corrupt(f"{path_text(path)} has impossible sizes: {error!s:.160}") from error
-            if node.conj:
-                made = made.conj()
-            if node.neg:
-                made = torch._neg_view(made)  # noqa: SLF001 - torch has no public way to set the bit
         try:
-            if node.kind == "parameter":
-                made = torch.nn.Parameter(made, requires_grad=node.requires_grad)
-            elif node.requires_grad:
-                made.requires_grad_()
+            with torch.no_grad():
+                made = torch.empty((0,), dtype=dtype, device=storage.device)
+                made.set_(storage, node.storage_offset, node.shape, node.stride)
+                made = made.conj() if node.conj else made
+                # torch has no public way to set the bit.
+                made = torch._neg_view(made) if node.neg else made  # noqa: SLF001
         except RuntimeError as error:
-            raise Corrupt(f"{path_text(path)} of dtype {node.dtype} claims to require a gradient") from error
+            raise Corrupt(f"{path_text(path)} cannot be made: {error!s:.160}") from error
+        made = self._graded(made, node.kind == "parameter", node.requires_grad, path)
         if isinstance(node.attributes, dict):
             for name, value in node.attributes.items():
                 if isinstance(name, str):
@@ -295,9 +288,15 @@ class Materializer:
             return empty.set_(storage, data.storage_offset, data.shape, data.stride)
 
         made = composites.live(self.torch, node.kind, parts, fill)
-        if node.parameter:
-            return self.torch.nn.Parameter(made, requires_grad=node.requires_grad)
-        return made.requires_grad_() if node.requires_grad else made
+        return self._graded(made, node.parameter, node.requires_grad, path)
+
+    def _graded(self, made: Any, parameter: bool, requires_grad: bool, path: Path) -> Any:
+        try:
+            if parameter:
+                return self.torch.nn.Parameter(made, requires_grad=requires_grad)
+            return made.requires_grad_() if requires_grad else made
+        except RuntimeError as error:
+            raise Corrupt(f"{path_text(path)} of {made.dtype} claims to require a gradient") from error
 
     def storage(self, record: StorageRecord, dtype: str) -> Any:
         """The live untyped storage, on the device that `map_location` asks for."""

@@ -11,7 +11,7 @@ import torch
 
 import compat
 from compat.errors import Corrupt, UnsafeGlobals, Unsupported
-from tests.compat.making import FORMATS, carried, dumped, name, number, tensor, text, torch_dumped, zipped
+from tests.compat.making import FORMATS, carried, dumped, name, number, storage_id, tensor, text, torch_dumped, zipped
 
 
 class Own:
@@ -172,3 +172,18 @@ def test_numbers_of_any_size_come_back() -> None:
         for form in FORMATS:
             assert compat.load(dumped({"n": value}, form)) == {"n": value}
         assert compat.load(zipped(number(value))) == value
+
+
+@pytest.mark.parametrize("place", [b"C\x01a))", b"K\x00])", b"K\x00(Nt)"])
+def test_a_quantized_tensor_that_lies_nowhere_is_corrupt(place: bytes) -> None:
+    begin = name("torch._utils._rebuild_qtensor") + b"(" + storage_id(kind="torch.QInt8Storage")
+    params = b"(" + name("torch.per_tensor_affine") + b"G" + bytes(8) + b"K\x00t\x89Nt"
+    with pytest.raises(Corrupt, match="a quantized tensor lies at"):
+        compat.open(zipped(begin + place + params + b"R", {"data/0": bytes(4)}))
+
+
+def test_a_composite_of_whole_numbers_cannot_require_a_gradient() -> None:
+    sparse = torch.sparse_coo_tensor(torch.tensor([[0]]), torch.tensor([1]), (1,), check_invariants=True)
+    content = dumped({"s": sparse}, "safetensors").replace(rb"requires_grad\":false", rb"requires_grad\":true ")
+    with pytest.raises(Corrupt, match=r"s of torch\.int64 claims to require a gradient"):
+        compat.load(content)
