@@ -53,6 +53,8 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     """
     if target.is_dir():
         raise Unreadable("is a directory", source=target, expected="the name of a file to write")
+    if target.exists() and not target.is_file():
+        raise Unreadable("is a device or a pipe", source=target, expected="the name of a regular file to write")
     if target.exists() and not overwrite:
         raise TargetExists(target)
     if not target.parent.is_dir():

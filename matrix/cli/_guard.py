@@ -40,6 +40,8 @@ def guarded(command: Callable[P, int]) -> Callable[P, None]:
         except KeyboardInterrupt:
             click.echo("matrix: interrupted; what was finished stands in the report", err=True)
             code = 130
+        except BrokenPipeError:  # whoever read the output has seen enough; click ends quietly
+            raise
         except _expected_errors() as error:
             click.echo(f"matrix: {error}", err=True)
             code = FAILED

@@ -377,6 +377,7 @@ def test_bad_input_is_one_message_and_exit_code_2(name: str, command: str, tmp_p
         ("out.docx", [], "says no format"),
         ("out.pt", ["--to", "nonsense"], "there is no format 'nonsense'"),
         (".", [], "is a directory"),
+        ("/dev/null", ["--to", "torch-zip", "--overwrite"], "is a device or a pipe"),
     ],
 )
 def test_a_target_that_cannot_be_written_is_refused(
