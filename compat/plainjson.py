@@ -83,7 +83,7 @@ def _encode_atom(node: Any, path: Path) -> Any:
         feature="opaque",
         paths=[path_text(path)],
         expected="tensors and plain values",
-        hint='Leave it out with allow_loss=["opaque"] (--allow-loss opaque).',
+        hint="A torch format keeps it; or take it out of the checkpoint first.",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ import torch
 from matrix.drawing import CONTENTS, MODULE_FAMILIES, SeededChoices, draw_module
 from matrix.modules import build_module, example_inputs
 from matrix.modules import forward as run_module
-from matrix.spec import CheckpointSpec, DictNode
+from matrix.paths import children
+from matrix.spec import CheckpointSpec, DictNode, Node, OpaqueNode
 from matrix.tensors import describe
 
 MODULE_PREFIX = "module-"
@@ -99,19 +101,22 @@ def from_factory(text: str, seed: int) -> Example:
             torch.manual_seed(seed)
             try:
                 made = factory()  # type: ignore[operator]  # checked by what it returns
-            except Exception as error:  # the user's factory may raise anything
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # the user's factory may raise anything, SystemExit too
                 raise ExampleError(f"{text} raised {type(error).__name__}: {error}") from error
         if not isinstance(made, torch.nn.Module):
             raise ExampleError(f"{text} returned a {type(made).__name__}; expected a torch.nn.Module")
         return made
 
     module = fresh()
+    spec = judgeable(describe(module.state_dict()), text)
     inputs = getattr(module, "example_inputs", None)
     example = tuple(inputs()) if callable(inputs) else ()
     return Example(
         content="model",
         seed=seed,
-        spec=describe(module.state_dict()),
+        spec=spec,
         fresh=fresh,
         forward=(lambda m: run_module(m, example)) if example else None,
     )
@@ -133,11 +138,42 @@ def from_file(path: Path) -> Example:
 
             state: Any = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the independent reader says, there is no truth to judge by
-        reason = str(error).splitlines()[0][:200] if str(error) else ""
-        raise ExampleError(
-            f"{path} cannot be read by an independent reader, so there is nothing to judge by "
-            f"({type(error).__name__}: {reason}). Try `compat inspect {path}`"
-        ) from error
-    return Example(content="state", seed=0, spec=describe(state).normalized())
+        raise ExampleError(_why_not(path)) from error
+    return Example(content="state", seed=0, spec=judgeable(describe(state).normalized(), str(path)))
+
+
+def _why_not(path: Path) -> str:
+    """What a file is that neither torch nor safetensors reads, in compat's words."""
+    import compat
+
+    try:
+        with compat.open(path) as checkpoint:
+            found = checkpoint.format
+    except compat.CompatError as error:
+        return str(error)
+    return (
+        f"{path} is {found}, and neither torch (weights_only=True) nor safetensors reads it, so there is nothing "
+        "independent to judge by. `compat inspect` shows what it holds"
+    )
+
+
+def judgeable(spec: CheckpointSpec, source: str) -> CheckpointSpec:
+    """A spec that can be built again and compared by its bytes.
+
+    Raises:
+        ExampleError: it holds something that a spec cannot say, or tensors without data.
+    """
+    if any(storage.device == "meta" for storage in spec.storages):
+        raise ExampleError(f"{source} holds tensors on the meta device: there are no bytes to judge by")
+    stack: list[tuple[str, Node]] = [("", spec.tree)]
+    while stack:
+        path, node = stack.pop()
+        if isinstance(node, OpaqueNode):
+            shown = " ".join(node.name.split())
+            raise ExampleError(f"{source} holds at {path or 'the top'} what the matrix cannot rebuild: {shown:.120}")
+        stack.extend(children(path, node))
+    return spec

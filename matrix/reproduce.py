@@ -100,6 +100,7 @@ before, after = facts(state), facts(loaded)
 print("saved: ", str(before)[:2000])
 print("loaded:", str(after)[:2000])
 print("the same" if before == after else "NOT the same")
+raise SystemExit(before != after)
 '''
 
 _WRITE: Final[Mapping[str, Callable[[Cell], str]]] = {

@@ -74,7 +74,7 @@ def for_target(path: PurePath) -> Format:
     for candidate in all_formats():
         if path.suffix.lower() in candidate.asked_by:
             return candidate
-    known = sorted({suffix for candidate in all_formats() for suffix in candidate.asked_by})
+    known = sorted({suffix for candidate in all_formats() for suffix in candidate.asked_by if suffix})
     raise Unsupported(
         f"the suffix {path.suffix!r} says no format",
         feature="format",

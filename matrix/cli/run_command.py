@@ -32,7 +32,13 @@ from matrix.cli._guard import guarded
     type=click.Path(path_type=Path),
     help="A real checkpoint in place of drawn ones.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="The same seed draws the same examples.")
+@click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="The same seed draws the same examples, as many as time admits.",
+)
 @click.option(
     "--out", metavar="DIR", type=click.Path(path_type=Path), default=Path("matrix-report"), show_default=True,
     help="Where report.jsonl and reproducers go.",
@@ -58,9 +64,13 @@ def command(
     from matrix.report import Report
     from matrix.runner import Run, Settings
 
-    if model and state:
+    if model is not None and state is not None:
         raise click.UsageError("--model and --state exclude each other")
-    given = examples.from_factory(model, seed) if model else examples.from_file(state) if state else None
+    given = None
+    if model is not None:
+        given = examples.from_factory(model, seed)
+    elif state is not None:
+        given = examples.from_file(state)
     settings = Settings(profile=profile, patterns=patterns, seed=seed, given=given, out=out)
     with _Progress(show=sys.stderr.isatty() and not as_json) as progress:
         run = Run(settings, progress)

@@ -114,6 +114,27 @@ def factory() -> torch.nn.Module:
     return Net()
 
 
+def narrow() -> torch.nn.Module:
+    """A module of dtypes that many readers stumble on."""
+    module = torch.nn.Linear(2, 2).to(torch.float8_e5m2)
+    module.register_buffer("index", torch.arange(3).to(torch.uint16))
+    return module
+
+
+def sparse() -> torch.nn.Module:
+    module = torch.nn.Linear(2, 2)
+    module.register_buffer("mask", torch.eye(2).to_sparse())
+    return module
+
+
+def without_data() -> torch.nn.Module:
+    return torch.nn.Linear(2, 2, device="meta")
+
+
+def leaves() -> torch.nn.Module:
+    raise SystemExit(3)
+
+
 def raises() -> torch.nn.Module:
     raise RuntimeError("no GPU")
 
@@ -130,9 +151,18 @@ def test_the_users_own_module_goes_through_every_cell(tmp_path: Path) -> None:
     assert {cell.axes.get("content", "") for cell in report.cells} == {"model", ""}
 
 
+def test_a_module_of_rare_dtypes_shares_the_known_differences_of_its_dtypes(tmp_path: Path) -> None:
+    report = run(tmp_path, given=examples.from_factory(f"{__name__}:narrow", seed=0))
+    assert not report.failed, [(cell.id, cell.outcome) for cell in report.failed][:3]
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
+        (f"{__name__}:sparse", "what the matrix cannot rebuild"),
+        (f"{__name__}:without_data", "on the meta device"),
+        (f"{__name__}:leaves", "raised SystemExit: 3"),
+        ("", "expected package.module:factory"),
         ("nothing", "expected package.module:factory"),
         ("no.such.module:make", "cannot be imported: ModuleNotFoundError"),
         (f"{__name__}:nothing", "cannot be imported: AttributeError"),
@@ -169,7 +199,10 @@ def test_a_real_checkpoint_goes_through_every_cell(name: str, tmp_path: Path) ->
 def test_a_file_that_no_independent_reader_reads_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     path.write_bytes(b"nothing")
-    with pytest.raises(examples.ExampleError, match="nothing to judge by"):
+    with pytest.raises(examples.ExampleError, match="is of no known format"):
+        examples.from_file(path)
+    torch.save({"a": torch.zeros(2)}, path, pickle_protocol=4)
+    with pytest.raises(examples.ExampleError, match=r"is torch-zip, and neither torch .* nor safetensors reads it"):
         examples.from_file(path)
     with pytest.raises(examples.ExampleError, match="does not exist"):
         examples.from_file(tmp_path / "y.pt")
