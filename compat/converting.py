@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import time
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO
 
 from compat import formats
-from compat.atomic import atomic_target, check_target
+from compat.atomic import check_target
 from compat.checkpoint import Checkpoint
-from compat.data import Buffer
 from compat.diffing import diff
 from compat.errors import Mismatch, Unsupported
-from compat.formats import WriteOptions, Written
+from compat.formats import Format, WriteOptions, Written
 from compat.loading import open_checkpoint
-from compat.saving import write
+from compat.saving import staged
 from compat.sources import SourceLike
 
 # Losses that a caller may allow, and the facets of a difference that each explains.
@@ -64,17 +63,20 @@ def convert(
     allow_loss: Collection[str] = (),
     verify: bool = True,
     overwrite: bool = False,
+    max_shard_size: int | str | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Conversion:
     """Write a checkpoint again in another format; tensors are streamed and never held in memory.
 
     Args:
         src: a path, a file object open for reading bytes, or bytes.
-        dst: the file to write.
+        dst: the file to write, or the folder, for formats that are folders.
         to: the target's format; None goes by the suffix of `dst`.
         allow_loss: what the target may lose: `aliasing`, `dtype` (kept as raw bits that only compat restores).
         verify: read the target back and compare it with the source before it takes its place.
         overwrite: replace an existing file.
+        max_shard_size: split the tensors into files of at most so many bytes, also as `5GB`, beside an index. With
+            a `dst` that names a single file, such as `model.safetensors`, the index is that name and `.index.json`.
         progress: called with the number of bytes whenever some were written.
 
     Raises:
@@ -92,21 +94,22 @@ def convert(
             feature="allow_loss",
             expected=f"one of {', '.join(ALLOWABLE)}",
         )
-    chosen = formats.get(to) if to else formats.for_target(target)
-    check_target(target, overwrite=overwrite)
-    with open_checkpoint(src) as checkpoint, atomic_target(target, overwrite=overwrite) as file:
-        options = WriteOptions(name=target.stem or "archive", allow_loss=frozenset(allow_loss))
-        written = write(chosen, checkpoint, _Counted(file, progress) if progress else file, options)
-        file.flush()
+    chosen, target = _chosen(target, to, sharded=max_shard_size is not None)
+    options = WriteOptions(allow_loss=frozenset(allow_loss), progress=progress)
+    if max_shard_size is not None:
+        options = replace(options, max_shard_size=byte_count(max_shard_size))
+    check_target(target, overwrite=overwrite, folder=chosen.shape == "folder")
+    with open_checkpoint(src) as checkpoint, staged(chosen, checkpoint, target, options, overwrite=overwrite) as made:
+        place, written = made
         if verify:
-            _verify(checkpoint, file, written)
+            _verify(checkpoint, place, written)
         return Conversion(
             source=checkpoint.source,
             target=str(target),
             source_format=checkpoint.format,
             target_format=chosen.name,
             tensors=len(checkpoint.tensors),
-            nbytes=file.seek(0, os.SEEK_END),
+            nbytes=_size(chosen, place),
             lost=written.lost,
             carried=written.carried,
             renamed=written.renamed,
@@ -115,33 +118,49 @@ def convert(
         )
 
 
-class _Counted:
-    """A file that tells how much was written to it."""
-
-    def __init__(self, file: IO[bytes], progress: Callable[[int], None]) -> None:
-        self._file = file
-        self._progress = progress
-        self.seek = file.seek
-
-    def write(self, piece: Buffer) -> int:
-        """Write, and tell."""
-        count = self._file.write(piece)
-        self._progress(count)
-        return count
-
-    def writelines(self, pieces: Iterable[Buffer]) -> None:
-        """Write each, and tell."""
-        for piece in pieces:
-            self.write(piece)
+def _chosen(target: Path, to: str | None, *, sharded: bool) -> tuple[Format, Path]:
+    """The format to write; for shards that were asked for by a single file's name, the name of their index."""
+    chosen = formats.get(to) if to else formats.for_target(target)
+    if not sharded or chosen.shape == "files":
+        return chosen, target
+    able = {found.shards: found for found in formats.all_formats() if found.shards is not None}
+    if chosen.name not in able:
+        expected = f"one of {', '.join(found.name for found in able.values())}"
+        raise Unsupported(f"{chosen.name} has no shards", feature="max_shard_size", expected=expected)
+    return able[chosen.name], target.with_name(f"{target.name}.index.json")
 
 
-def _verify(checkpoint: Checkpoint, file: IO[bytes], written: Written) -> None:
+def byte_count(size: int | str) -> int:
+    """A size in bytes, also as people write it: `5GB`, `500MB`, `2GiB`.
+
+    Raises:
+        Unsupported: it is none, or not above zero.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?b?)", str(size).strip().lower())
+    powers = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+    number = float(found[1]) if found else 0.0
+    unit = found[2].removesuffix("b") if found else ""
+    count = int(number * (1024 if unit.endswith("i") else 1000) ** powers[unit.removesuffix("i")])
+    if count < 1:
+        raise Unsupported(f"{size!r} is no size", feature="max_shard_size", expected="bytes, or 500MB, 5GB, 2GiB")
+    return count
+
+
+def _size(chosen: Format, place: Path) -> int:
+    """The bytes of everything that was written."""
+    if chosen.shape == "file":
+        return place.stat().st_size
+    folder = place if chosen.shape == "folder" else place.parent
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _verify(checkpoint: Checkpoint, place: Path, written: Written) -> None:
     """Read what was written and compare it, all bytes of it, with the source."""
     explained: dict[str, set[str]] = {}
     for loss, paths in written.lost.items():
         for path in paths:
             explained.setdefault(path, set()).update(LOSSES[loss])
-    with open_checkpoint(file.name) as back:
+    with open_checkpoint(place) as back:
         found = diff(checkpoint, back)
     unexplained = [c for c in (*found.tensors, *found.extras) if c.facet not in explained.get(c.path, ())]
     if unexplained:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import io
 import os
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any, Final
 
 from compat import composites, formats
-from compat.atomic import atomic_target, check_target, write_to
+from compat.atomic import Counted, atomic_files, atomic_target, check_target, write_to
 from compat.checkpoint import (
     MAX_DEPTH,
     Checkpoint,
@@ -54,14 +56,43 @@ def save(obj: Any, dst: Any, *, format: str | None = None, overwrite: bool = Fal
     if isinstance(dst, (str, os.PathLike)):
         target = FilePath(dst)
         chosen = formats.get(format) if format else formats.for_target(target)
-        check_target(target, overwrite=overwrite)
-        checkpoint = capture(obj)
-        with atomic_target(target, overwrite=overwrite) as file:
-            return write(chosen, checkpoint, file, WriteOptions(name=target.stem or "archive"))
+        check_target(target, overwrite=overwrite, folder=chosen.shape == "folder")
+        with staged(chosen, capture(obj), target, WriteOptions(), overwrite=overwrite) as (_, written):
+            return written
     buffer = io.BytesIO()
     written = write(formats.get(format or formats.DEFAULT), capture(obj), buffer, WriteOptions())
     write_to(dst, buffer)
     return written
+
+
+@contextlib.contextmanager
+def staged(
+    chosen: Format, checkpoint: Checkpoint, target: FilePath, options: WriteOptions, *, overwrite: bool
+) -> Iterator[tuple[FilePath, Written]]:
+    """Write a checkpoint beside `target`, which it becomes when the block ends without an error.
+
+    Gives the path where it lies until then, and what the writer says.
+
+    Raises:
+        Unsupported: the format is only read, or cannot hold the content.
+        TargetExists: there is a file and `overwrite` is False.
+    """
+    options = replace(options, name=target.stem or "archive", filename=target.name)
+    if chosen.write_files is None:
+        with atomic_target(target, overwrite=overwrite) as file:
+            counted = file if options.progress is None else Counted(file, options.progress)
+            written = write(chosen, checkpoint, counted, options)
+            file.flush()
+            yield FilePath(file.name), written
+        return
+    is_folder = chosen.shape == "folder"
+    with atomic_files(target, overwrite=overwrite, folder=is_folder) as folder:
+        try:
+            written = chosen.write_files(checkpoint, folder, options)
+        except Unsupported as error:
+            error.source = error.source or f"as {chosen.name}"
+            raise
+        yield folder if is_folder else folder / target.name, written
 
 
 def write(chosen: Format, checkpoint: Checkpoint, file: Any, options: WriteOptions) -> Written:
@@ -71,7 +102,14 @@ def write(chosen: Format, checkpoint: Checkpoint, file: Any, options: WriteOptio
         Unsupported: the format is only read, or cannot hold the content.
     """
     if chosen.write is None:
-        raise Unsupported(f"{chosen.name} can be read, not written", feature="write")
+        several = chosen.write_files is not None
+        raise Unsupported(
+            f"{chosen.name} is several files" if several else f"{chosen.name} can be read, not written",
+            feature="write",
+            expected="a path"
+            if several
+            else f"one of {', '.join(f.name for f in formats.all_formats() if f.writable)}",
+        )
     try:
         return chosen.write(checkpoint, file, options)
     except Unsupported as error:

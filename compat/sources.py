@@ -7,12 +7,12 @@ import mmap
 import os
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import TracebackType
 from typing import Any, BinaryIO, Final, Protocol
 
 from compat.data import CHUNK, Buffer
-from compat.errors import Corrupt, Unreadable, Unsupported
+from compat.errors import Corrupt, Unreadable, Unsupported, brief
 
 HEAD: Final = 4096
 
@@ -22,9 +22,12 @@ class Source:
 
     Attributes:
         name: what the user called it.
-        size: its length in bytes.
+        size: its length in bytes; 0 for a folder.
         path: the file's path; None for open files and bytes.
+        folder: the folder's path where it is one, whose files `beside` opens; None for everything else.
     """
+
+    folder: Path | None = None
 
     def __init__(self, name: str, size: int, path: Path | None = None) -> None:
         self.name = name
@@ -32,6 +35,7 @@ class Source:
         self.path = path
         # What a format found out while it was asked whether the content is its own.
         self.cache: dict[str, object] = {}
+        self._beside: dict[Path, Source] = {}
 
     def __enter__(self) -> Source:
         return self
@@ -42,7 +46,51 @@ class Source:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file; what was opened by the user stays open."""
+        """Let go of the file and of those opened beside it; what was opened by the user stays open."""
+        for opened in self._beside.values():
+            opened.close()
+        self._beside.clear()
+
+    def beside(self, name: str) -> Source:
+        """Another file of the same checkpoint, by the name that this one gives it; closed along with this one.
+
+        Args:
+            name: relative to the folder that this file lies in, or to the folder that this is.
+
+        Raises:
+            Corrupt: the name leads out of the folder, also by a symbolic link, or there is no such file.
+            Unsupported: this is no file on disk, so that nothing lies beside it.
+        """
+        path = self._inside(name)
+        if path not in self._beside:
+            if not path.is_file():
+                raise Corrupt(
+                    f"names the file {brief(name)}, which is not there",
+                    source=self.name,
+                    hint="Get it too, and put it into the same folder.",
+                )
+            self._beside[path] = FileSource(path, str(path))
+        return self._beside[path]
+
+    def _inside(self, name: str) -> Path:
+        if self.path is None:
+            raise Unsupported(
+                f"names the file {brief(name)}, and nothing lies beside bytes in memory",
+                feature="external-data",
+                source=self.name,
+                hint="Open it by its path.",
+            )
+        home = self.folder or self.path.parent
+        parts = PurePosixPath(name.replace("\\", "/")).parts
+        outside = not parts or ".." in parts or "\0" in name or PureWindowsPath(name).anchor or name.startswith("/")
+        path = home if outside else home.joinpath(*parts)
+        if outside or not _stays(path.resolve(), home.resolve()):
+            raise Corrupt(
+                f"names the file {brief(name)}, which leads out of its folder",
+                source=self.name,
+                expected="a file in the same folder",
+            )
+        return path
 
     def _fill(self, offset: int, target: memoryview) -> int:
         raise NotImplementedError
@@ -106,6 +154,16 @@ class Source:
         raise Unsupported("cannot be mapped into memory", feature="mmap", source=self.name, expected="a file on disk")
 
 
+def _stays(path: Path, home: Path) -> bool:
+    """Whether a file with all links resolved lies below `home`, or in the blobs of the same cached repository.
+
+    The Hugging Face cache keeps `models--x/snapshots/<commit>/<name>` as links to `models--x/blobs/<hash>`.
+    """
+    if path.is_relative_to(home):
+        return True
+    return "snapshots" in home.parts and path.parent == Path(*home.parts[: home.parts.index("snapshots")], "blobs")
+
+
 class FileSource(Source):
     """A file on disk, read by position, so that concurrent readers do not disturb each other."""
 
@@ -113,13 +171,6 @@ class FileSource(Source):
 
     def __init__(self, path: Path, name: str) -> None:
         try:
-            if path.is_dir():
-                raise Unreadable(
-                    "is a directory",
-                    source=name,
-                    expected="a checkpoint file",
-                    hint="Name one of the files in it.",
-                )
             self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
         except FileNotFoundError as error:
             raise Unreadable("does not exist", source=name, hint="Check the path.") from error
@@ -130,10 +181,11 @@ class FileSource(Source):
         super().__init__(name, os.fstat(self._fd).st_size, path)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and those opened beside it."""
         if self._open:
             self._open = False
             os.close(self._fd)
+            super().close()
 
     def __del__(self) -> None:
         self.close()
@@ -154,6 +206,31 @@ class FileSource(Source):
     def fileno(self) -> int:
         """The open file's descriptor, for copying inside the kernel."""
         return self._fd
+
+
+class FolderSource(Source):
+    """A folder of files that are one checkpoint together."""
+
+    folder: Path
+
+    def __init__(self, path: Path, name: str) -> None:
+        super().__init__(name, 0, path)
+        self.folder = path
+
+    def _fill(self, offset: int, target: memoryview) -> int:
+        del offset, target
+        raise Unreadable("is a directory", source=self.name, expected="a file")
+
+    def files(self) -> list[str]:
+        """The names of the files directly in it, in order.
+
+        Raises:
+            Unreadable: the folder cannot be listed.
+        """
+        try:
+            return sorted(entry.name for entry in os.scandir(self.folder) if entry.is_file())
+        except OSError as error:
+            raise Unreadable(f"cannot be listed: {error.strerror}", source=self.name) from error
 
 
 class BytesSource(Source):
@@ -181,7 +258,7 @@ SourceLike = str | os.PathLike[str] | Buffer | BinaryIO | Readable | Source
 
 
 def open_source(src: SourceLike) -> Source:
-    """A bounded reader of a path, a file object (from its position on) or bytes.
+    """A bounded reader of a path (of a file or a folder), a file object (from its position on) or bytes.
 
     Raises:
         Unreadable: there is nothing to read there.
@@ -190,21 +267,24 @@ def open_source(src: SourceLike) -> Source:
     if isinstance(src, Source):
         return src
     if isinstance(src, (str, os.PathLike)):
-        return FileSource(Path(src), os.fspath(src))
+        path, name = Path(src), os.fspath(src)
+        if not name:
+            raise Unreadable("the path is empty", expected="the path of a checkpoint")
+        return FolderSource(path, name) if path.is_dir() else FileSource(path, name)
     if isinstance(src, (bytes, bytearray, memoryview)):
         return BytesSource(src, f"<{len(src):,} bytes>")
     if isinstance(src, io.BytesIO):
         return BytesSource(bytes(src.getbuffer()[src.tell() :]), "<BytesIO>")
     if callable(getattr(src, "read", None)):
-        name = getattr(src, "name", None)
+        named = getattr(src, "name", None)
         content: Any = src.read()
         if not isinstance(content, bytes):
             raise Unreadable(
                 f"is open as text: read() gave {type(content).__name__}",
-                source=name or "<file object>",
+                source=named or "<file object>",
                 hint='Open it with mode "rb".',
             )
-        return BytesSource(content, str(name or "<file object>"))
+        return BytesSource(content, str(named or "<file object>"))
     raise TypeError(
         f"cannot read a checkpoint from {type(src).__name__}; expected a path, a file object open for reading "
         "bytes, or bytes"

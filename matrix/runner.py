@@ -91,7 +91,7 @@ def make_axes(given: str | None = None) -> Axes:
             facts={
                 "unpickles": found.unpickles,
                 "mmap": found.capabilities.mmap,
-                "written": found.write is not None,
+                "written": found.writable,
             },
         )
         for found in formats.all_formats()

@@ -23,6 +23,7 @@ from compat.converting import ALLOWABLE, Conversion, convert
 @click.option("--allow-loss", multiple=True, type=click.Choice(ALLOWABLE), help="What the target may lose.")
 @click.option("--verify/--no-verify", default=True, help="Read the target back and compare every byte (default).")
 @click.option("--overwrite", is_flag=True, help="Replace an existing target.")
+@click.option("--max-shard-size", metavar="SIZE", help="Split into files of at most SIZE (5GB, 500MB) and an index.")
 @json_option
 @guarded
 def command(
@@ -33,6 +34,7 @@ def command(
     allow_loss: tuple[str, ...],
     verify: bool,
     overwrite: bool,
+    max_shard_size: str | None,
     as_json: bool,
 ) -> int:
     """Convert SOURCE, a checkpoint of any format, to TARGET.
@@ -40,6 +42,7 @@ def command(
     Nothing of SOURCE is executed. TARGET appears whole and verified, or not at all.
     """
     options = {"to": to, "allow_loss": allow_loss, "verify": verify, "overwrite": overwrite}
+    options["max_shard_size"] = max_shard_size
     if sys.stderr.isatty() and not as_json and os.path.exists(source):  # noqa: PTH110 - a plain question
         with click.progressbar(length=os.path.getsize(source), label="writing", file=sys.stderr) as bar:  # noqa: PTH202
             done = convert(source, target, progress=bar.update, **options)  # type: ignore[arg-type]  # checked by click

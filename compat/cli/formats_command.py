@@ -20,7 +20,7 @@ def command(*, as_json: bool) -> int:
         print_json("formats", {"formats": [_facts(found) for found in all_formats()]})
         return 0
     for found in all_formats():
-        ways = "read and written" if found.write else "read"
+        ways = "read and written" if found.writable else "read"
         click.echo(f"{found.name} ({' '.join(found.suffixes)}), {ways}: {found.summary}")
         for line in _claims(found.capabilities):
             click.echo(f"  {line}")
@@ -34,7 +34,7 @@ def _facts(found: Format) -> dict[str, object]:
         "name": found.name,
         "summary": found.summary,
         "suffixes": list(found.suffixes),
-        "written": found.write is not None,
+        "written": found.writable,
         "capabilities": claims,
     }
 

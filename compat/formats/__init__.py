@@ -22,7 +22,9 @@ DEFAULT: Final = "torch-zip"
 _MODULES: Final = {
     "onnx": "compat.formats.onnx",
     "safetensors": "compat.formats.safetensors",
+    "safetensors-sharded": "compat.formats.safetensors_sharded",
     "torch-legacy": "compat.formats.torch_legacy",
+    "torch-sharded": "compat.formats.torch_sharded",
     "torch-zip": "compat.formats.torch_zip",
     "torchscript": "compat.formats.torchscript",
 }
@@ -60,7 +62,7 @@ def detect(source: Source) -> Format:
         UnknownFormat: it is none of them; the message says what it seems to be.
     """
     for candidate in all_formats():
-        if candidate.detect(source):
+        if (source.folder is None or candidate.shape != "file") and candidate.detect(source):
             return candidate
     raise diagnose(source, names())
 
@@ -71,10 +73,13 @@ def for_target(path: PurePath) -> Format:
     Raises:
         Unsupported: the suffix belongs to no format that can be written.
     """
-    for candidate in all_formats():
-        if path.suffix.lower() in candidate.asked_by:
-            return candidate
-    known = sorted({suffix for candidate in all_formats() for suffix in candidate.asked_by if suffix})
+    name = path.name.lower()
+    asked = {suffix: candidate for candidate in all_formats() for suffix in candidate.asked_by}
+    # The longest suffix decides: `.safetensors.index.json` is more than `.json`.
+    for suffix in sorted(asked, key=len, reverse=True):
+        if name.endswith(suffix) if suffix else not path.suffix:
+            return asked[suffix]
+    known = sorted(filter(None, asked))
     raise Unsupported(
         f"the suffix {path.suffix!r} says no format",
         feature="format",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from compat.errors import UnknownFormat
-from compat.sources import Source
+from compat.sources import FolderSource, Source
 
 # What the first bytes look like → what that is, and what to do about it.
 _LOOKS: Final = (
@@ -47,6 +47,15 @@ _LOOKS: Final = (
 def diagnose(source: Source, formats: Sequence[str]) -> UnknownFormat:
     """The error for a source that no format recognises."""
     expected = f"one of {', '.join(formats)}"
+    if isinstance(source, FolderSource):
+        held = source.files()
+        listed = f"It holds {', '.join(held[:8])}{' …' if len(held) > 8 else ''}; name one of them."  # noqa: PLR2004 - a line
+        return UnknownFormat(
+            "is a directory, and no checkpoint of several files",
+            source=source.name,
+            expected=expected,
+            hint=listed if held else "It holds no files.",
+        )
     if source.size == 0:
         return UnknownFormat("is empty", source=source.name, expected=expected, hint="Get the file again.")
     for pattern, seen, hint in _LOOKS:

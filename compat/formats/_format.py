@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import BinaryIO, Final
+from pathlib import Path
+from typing import BinaryIO, Final, Literal
 
 from compat.checkpoint import Checkpoint
 from compat.dtypes import DTYPES, QUANTIZED
@@ -58,11 +59,17 @@ class WriteOptions:
 
     Attributes:
         name: the target's file name without suffix, for formats that store it.
+        filename: the target's whole file name; the others of a checkpoint of several files are named after it.
         allow_loss: names of features that may be dropped.
+        max_shard_size: bytes of tensors per file, for formats of several files.
+        progress: called with the number of bytes whenever some were written.
     """
 
     name: str = "archive"
+    filename: str = "archive"
     allow_loss: Collection[str] = ()
+    max_shard_size: int = 5_000_000_000
+    progress: Callable[[int], None] | None = None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -89,9 +96,14 @@ class Format:
         summary: what writes it, in a few words.
         suffixes: usual file suffixes. A suffix never decides on reading.
         asked_by: the suffixes by which a new file asks for this format.
-        detect: whether a source's content has this layout, judged by a bounded part of it.
+        shape: `file` for one file; `files` for a file that names others beside it; `folder` for a folder.
+        shards: for a format of an index and shards, the format that each shard has.
+        detect: whether a source's content has this layout, judged by a bounded part of it. Folders are shown only
+            to formats of several files.
         open: read everything but the tensors' bytes.
-        write: write a checkpoint; None where the format is only read.
+        write: write a checkpoint as one file; None where the format is only read.
+        write_files: the same for a checkpoint of several files: into an empty folder, which the caller verifies,
+            syncs and moves to its place.
         unpickles: whether `torch.load(weights_only=False)` would execute what such a file says.
         capabilities: what it keeps.
     """
@@ -102,6 +114,14 @@ class Format:
     detect: Callable[[Source], bool]
     open: Callable[[Source], Checkpoint]
     write: Callable[[Checkpoint, BinaryIO, WriteOptions], Written] | None = None
+    write_files: Callable[[Checkpoint, Path, WriteOptions], Written] | None = None
+    shape: Literal["file", "files", "folder"] = "file"
+    shards: str | None = None
     asked_by: tuple[str, ...] = ()
     unpickles: bool = False
     capabilities: Capabilities
+
+    @property
+    def writable(self) -> bool:
+        """Whether it is written too, not only read."""
+        return self.write is not None or self.write_files is not None

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
-from pathlib import Path
 from typing import Any, Final
 
 from compat.checkpoint import Checkpoint, Opaque, StorageRecord, TensorRecord, contiguous_stride
@@ -25,7 +24,7 @@ from compat.dtypes import BY_ONNX, DType
 from compat.errors import CompatError, Corrupt, Unsupported
 from compat.formats._format import Capabilities, Format
 from compat.protobuf import BYTES, FIXED32, FIXED64, VARINT, Field, Reader, signed
-from compat.sources import FileSource, Source
+from compat.sources import Source
 
 # Fields of the messages, by name.
 _MODEL: Final = {"ir_version": 1, "producer_name": 2, "producer_version": 3, "graph": 7, "opset_import": 8}
@@ -167,31 +166,16 @@ def _external(source: Source, name: str, external: dict[str, str]) -> Data:
         Unsupported: the model is no file, so that nothing lies beside it.
         Corrupt: the file's name leads out of the model's folder, or it is shorter than said.
     """
-    if source.path is None:
-        raise Unsupported(
-            f"initializer {name!r} lies in another file",
-            feature="external-data",
-            source=source.name,
-            hint="Open the model by its path.",
-        )
-    folder = source.path.resolve().parent
-    location = external.get("location", "")
-    path = (folder / location).resolve()
-    if not location or Path(location).is_absolute() or not path.is_relative_to(folder):
-        raise Corrupt(
-            f"initializer {name!r} lies in {location!r}", source=source.name, expected="a file in the model's folder"
-        )
+    beside = source.beside(external.get("location", ""))
     try:
         offset = int(external.get("offset", "0"))
-        opened = source.cache.setdefault(f"external {path}", FileSource(path, str(path)))
-        beside = opened if isinstance(opened, FileSource) else FileSource(path, str(path))
         length = int(external.get("length", beside.size - offset))
     except ValueError as error:
         raise Corrupt(f"initializer {name!r} has {external!r:.120}", source=source.name) from error
     if offset < 0 or length < 0 or offset + length > beside.size:
         raise Corrupt(
             f"initializer {name!r} lies at {offset:,} with {length:,} bytes",
-            source=str(path),
+            source=beside.name,
             expected=f"{beside.size:,} bytes at most",
         )
     return FileData(source=beside, offset=offset, nbytes=length)

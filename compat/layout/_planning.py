@@ -63,17 +63,8 @@ class _Planner:
         self.storages: dict[str, Any] = {}
         self.names: dict[int, str] = {}
         found = [(path, leaf) for path, leaf in walk(tree) if isinstance(leaf, TensorRecord)]
-        self.records = dict(zip(self._names([path for path, _ in found]), found, strict=True))
+        self.records = dict(zip(array_names([path for path, _ in found]), found, strict=True))
         self.shared = self._views_by_storage()
-
-    def _names(self, paths: list[Path]) -> list[str]:
-        """A name per path, without the steps that all of them share."""
-        shared = 0
-        parents = [path[:-1] for path in paths]
-        while parents and all(len(p) > shared and p[shared] == parents[0][shared] for p in parents):
-            shared += 1
-        short = [tuple(_sayable(step) for step in path[shared:]) for path in paths]
-        return [name for name in name_paths([(RESERVED,), *short]) if name != RESERVED]
 
     def _views_by_storage(self) -> dict[int, dict[tuple[Any, ...], str]]:
         """For each storage, the distinct views of it and the first name of each."""
@@ -204,6 +195,16 @@ _CARRIED: Final = {
     "conj": ("conj", "neg"),
     "device": ("device",),
 }
+
+
+def array_names(paths: list[Path]) -> list[str]:
+    """A name per path, without the steps that all of them share."""
+    shared = 0
+    parents = [path[:-1] for path in paths]
+    while parents and all(len(p) > shared and p[shared] == parents[0][shared] for p in parents):
+        shared += 1
+    short = [tuple(_sayable(step) for step in path[shared:]) for path in paths]
+    return [name for name in name_paths([(RESERVED,), *short]) if name != RESERVED]
 
 
 def _sayable(step: Any) -> Any:

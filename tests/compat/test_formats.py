@@ -26,7 +26,7 @@ def test_every_module_of_a_format_is_in_the_table() -> None:
 def test_no_two_formats_ask_for_one_suffix() -> None:
     asked = [suffix for found in formats.all_formats() for suffix in found.asked_by]
     assert len(asked) == len(set(asked))
-    assert all(found.write for found in formats.all_formats() if found.asked_by)
+    assert all(found.writable for found in formats.all_formats() if found.asked_by)
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".onnx", ".html", ""])

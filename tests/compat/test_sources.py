@@ -55,7 +55,9 @@ def test_what_cannot_be_opened_says_why(tmp_path: Path, file: Path) -> None:
     with pytest.raises(Unreadable, match="does not exist"):
         open_source(tmp_path / "nothing")
     with pytest.raises(Unreadable, match="is a directory"):
-        open_source(tmp_path)
+        open_source(tmp_path).read_into(0, memoryview(bytearray(1)))
+    with pytest.raises(Unreadable, match="the path is empty"):
+        open_source("")
     with pytest.raises(Unreadable, match="cannot be opened"):
         open_source("a\0b")
     with file.open(encoding="latin-1") as opened, pytest.raises(Unreadable, match=r'open as text.*mode "rb"'):
