@@ -265,7 +265,8 @@ def write_sharded(checkpoint: Checkpoint, folder: FilePath, options: WriteOption
         weight_map |= dict.fromkeys(group, shard)
         for ours, theirs in ((written.lost, said.lost), (written.carried, said.carried)):
             for feature, lost in theirs.items():
-                ours.setdefault(feature, []).extend(shown[name] for name in lost)
+                # A shard without tensors has values of its own.
+                ours.setdefault(feature, []).extend(shown[name] for name in lost if name in shown)
     index = {"metadata": metadata, "weight_map": {name: weight_map[name] for name in records}}
     (folder / options.filename).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     return written

@@ -141,6 +141,17 @@ def _only_read(axes: Axes, values: dict[str, str]) -> bool:
     return own and axes["format"].values[values["format"]].facts.get("written") is False
 
 
+def _no_way_back(axes: Axes, values: dict[str, str]) -> bool:
+    return any(not axes[axis].values[values[axis]].facts.get("written") for axis in ("format", "via"))
+
+
+def _far_apart(axes: Axes, values: dict[str, str]) -> bool:
+    """Whether neither format is the one that everything is converted to and from."""
+    return not _is_general(axes, values) and not any(
+        axes[axis].values[values[axis]].facts.get("hub") for axis in ("format", "via")
+    )
+
+
 def _default(axes: Axes, values: dict[str, str], axis: str) -> bool:
     return values[axis] == axes[axis].default
 
@@ -163,11 +174,15 @@ def _no_pickle(axes: Axes, values: dict[str, str]) -> bool:
     return not axes["format"].values[values["format"]].facts.get("unpickles")
 
 
-def _not_general(axes: Axes, values: dict[str, str]) -> bool:
+def _is_general(axes: Axes, values: dict[str, str]) -> bool:
     content = values["content"]
-    if content in (*GENERAL_CONTENTS, *axes["content"].values[content].facts.get("general", ())):
-        return False
-    return any(not _default(axes, values, axis) for axis in ("map_location", "prefix", "protocol"))
+    return content in (*GENERAL_CONTENTS, *axes["content"].values[content].facts.get("general", ()))
+
+
+def _not_general(axes: Axes, values: dict[str, str]) -> bool:
+    return not _is_general(axes, values) and any(
+        not _default(axes, values, axis) for axis in ("map_location", "prefix", "protocol")
+    )
 
 
 RULES = (
@@ -180,6 +195,21 @@ RULES = (
         sentence="the format is only read",
         reads=("format", "writer"),
         prunes=_only_read,
+    ),
+    Rule(
+        sentence="what is converted to a format that is only read does not come back",
+        reads=("format", "via"),
+        prunes=_no_way_back,
+    ),
+    Rule(
+        sentence="a conversion leads to another format",
+        reads=("format", "via"),
+        prunes=lambda _axes, values: values["format"] == values["via"],
+    ),
+    Rule(
+        sentence="conversions that pass by torch-zip are crossed with contents that stand for any state",
+        reads=("format", "via", "content"),
+        prunes=_far_apart,
     ),
     Rule(
         sentence="the reader does not read this format",

@@ -3,12 +3,17 @@
 `roundtrip`: a state is written by one implementation and read back by another, by the modes of the cell.
 Compared: everything a spec holds, and for modules the outputs of a fresh module with the loaded state, bit by
 bit. Not compared: what the file looks like inside, and the time it takes.
+
+`convert`: a file is converted to another format, and from there back to its own; nothing may be lost on the way
+but the bytes that no tensor shows, where a format says so.
 """
 
 from __future__ import annotations
 
+import itertools
+import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -22,9 +27,11 @@ from matrix.examples import Example
 from matrix.implementations import IMPLEMENTATIONS, Implementation, ReadMode, WriteMode
 from matrix.outcomes import Outcome
 from matrix.projections import bare_state, dense
-from matrix.spec import CheckpointSpec, DictNode, ODictNode, compare
+from matrix.spec import CheckpointSpec, DictNode, Difference, ODictNode, compare
 from matrix.tensors import build, describe
 
+# Whose files are converted: compat's own, where no one else writes the format.
+FOREIGN: Final = {"torch-legacy": "torch", "torch-zip": "torch"}
 # What is not compared when a state comes back without data.
 _META_IGNORES: Final = frozenset({"bytes", "storage-bytes"})
 
@@ -57,12 +64,13 @@ class Bench:
         self._states: dict[str, Any] = {}
         self._written: dict[tuple[str, ...], Path | Outcome] = {}
         self._outputs: list[torch.Tensor] | None = None
+        self._places = itertools.count()
 
     def close(self) -> None:
         """Remove the files."""
         for path in self._written.values():
             if isinstance(path, Path):
-                path.unlink(missing_ok=True)
+                shutil.rmtree(path.parent)
 
     def base(self, prefix: str) -> CheckpointSpec | None:
         """What is given a prefix: for a real checkpoint, its bare state_dict; None where it has none."""
@@ -81,19 +89,49 @@ class Bench:
             self._states[prefix] = build(self.prefixed(prefix))
         return self._states[prefix]
 
+    def place(self, format_: str) -> Path:
+        """Where the next file of a format goes: into a folder of its own, for it may be several files."""
+        folder = self.folder / str(next(self._places))
+        folder.mkdir()
+        return folder / f"example{self.suffixes[format_]}"
+
     def written(self, cell: Cell) -> Path | Outcome:
         """The file of a cell, or what came of writing it."""
-        key = (cell["format"], cell["writer"], cell["protocol"], cell["prefix"])
+        return self.write(cell["format"], cell["writer"], cell["protocol"], cell["prefix"])
+
+    def write(self, format_: str, writer: str, protocol: str = "p2", prefix: str = "plain") -> Path | Outcome:
+        """The file that a writer made of the example, or what came of writing it."""
+        key = (format_, writer, protocol, prefix)
         if key not in self._written:
-            path = self.folder / f"{len(self._written)}{self.suffixes[cell['format']]}"
-            writer = self.implementations[cell["writer"]]
-            mode = WriteMode(format=cell["format"], protocol=int(cell["protocol"].removeprefix("p")))
+            path = self.place(format_)
+            who = self.implementations[writer]
+            mode = WriteMode(format=format_, protocol=int(protocol.removeprefix("p")))
             try:
-                writer.write(self.state(cell["prefix"]), path, mode)
+                who.write(self.state(prefix), path, mode)
                 self._written[key] = path
             except BaseException as error:  # noqa: BLE001 - whatever is raised is the outcome
-                self._written[key] = failure(error, writer, "write", path)
+                self._written[key] = failure(error, who, "write", path)
         return self._written[key]
+
+    def converted(self, format_: str, via: str) -> Path | Outcome:
+        """The file that came of converting the example's file to another format, or what came of that."""
+        key = (format_, "convert", via)
+        if key not in self._written:
+            source = self.write(format_, FOREIGN.get(format_, "compat"))
+            self._written[key] = source if isinstance(source, Outcome) else self.convert(source, via)
+        return self._written[key]
+
+    def convert(self, source: Path, format_: str) -> Path | Outcome:
+        """A file converted to a format, or what came of that."""
+        converter = self.implementations["compat"]
+        if converter.convert is None:
+            return Outcome(kind="skipped", message="no converter")
+        target = self.place(format_)
+        try:
+            converter.convert(source, target, WriteMode(format=format_))
+        except BaseException as error:  # noqa: BLE001 - whatever is raised is the outcome
+            return failure(error, converter, "convert", target)
+        return target
 
     def outputs(self) -> list[torch.Tensor]:
         """What the example's own module puts out."""
@@ -141,15 +179,20 @@ def roundtrip(cell: Cell, bench: Bench) -> Outcome:
     expected, ignored = promised(cell, bench)
     differences = compare(expected, describe(loaded), ignore=ignored)
     if differences:
-        return Outcome(
-            kind="mismatch",
-            stage="compare",
-            message=str(differences[0])[:400],
-            facets=tuple(sorted({difference.facet for difference in differences})),
-        )
+        return mismatch(differences)
     if mode.map_location == "meta":
         return Outcome(kind="ok")
     return forwarded(loaded, bench, strict=not projects(cell, bench))
+
+
+def mismatch(differences: Sequence[Difference]) -> Outcome:
+    """The outcome of what came back otherwise."""
+    return Outcome(
+        kind="mismatch",
+        stage="compare",
+        message=str(differences[0])[:400],
+        facets=tuple(sorted({difference.facet for difference in differences})),
+    )
 
 
 def stripped(loaded: Any) -> Any:
@@ -231,6 +274,26 @@ def inert(cell: Cell, bench: Bench) -> Outcome:
     return Outcome(kind="ok") if outcome.kind == "refused" else outcome
 
 
+def convert(cell: Cell, bench: Bench) -> Outcome:
+    """Convert a file of one example to another format and back, and read what comes of it."""
+    there = bench.converted(cell["format"], cell["via"])
+    if isinstance(there, Outcome):
+        return there
+    back = bench.convert(there, cell["format"])
+    if isinstance(back, Outcome):
+        return replace(back, stage="convert-back")
+    reader = bench.implementations["compat"]
+    try:
+        loaded = reader.read(back, ReadMode())
+    except BaseException as error:  # noqa: BLE001 - whatever is raised is the outcome
+        return failure(error, reader, "read", back)
+    keeps_hidden = {cell["format"], cell["via"]} <= bench.keeps_hidden
+    differences = compare(
+        bench.example.spec, describe(loaded), ignore=frozenset() if keeps_hidden else frozenset({"storage-bytes"})
+    )
+    return Outcome(kind="ok") if not differences else mismatch(differences)
+
+
 CHECKS: Final[Mapping[str, Callable[[Cell, Bench], Outcome]]] = MappingProxyType(
-    {"inert": inert, "roundtrip": roundtrip}
+    {"convert": convert, "inert": inert, "roundtrip": roundtrip}
 )

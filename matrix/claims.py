@@ -13,21 +13,28 @@ def claims() -> Callable[[str], Expectation | None]:
     table = {found.name: found.capabilities for found in formats.all_formats()}
 
     def claimed(cell_id: str) -> Expectation | None:
-        parts = cell_id.split(":")
-        capabilities = table.get(parts[1])
-        content = parts[-1]
-        if capabilities is None or not parts[2].startswith("compat>") or not content.startswith("dtype-"):
+        check, _, rest = cell_id.partition(":")
+        names, content = rest.split(":")[0], cell_id.rsplit(":", maxsplit=1)[-1]
+        if check == "roundtrip" and not rest.split(":")[1].startswith("compat>"):
             return None
-        dtype = content.removeprefix("dtype-")
-        if dtype in capabilities.dtypes:
-            return None
-        return Expectation(
-            kind="refused",
-            reason=f"{parts[1]} has no name for {dtype}; it is refused unless the caller allows the loss",
-            link=f"compat formats --json, capabilities of {parts[1]}",
-            source="capability",
-            message="as " + parts[1],
-            stage="write",
-        )
+        for stage, name in zip(("write", "convert"), names.split(">"), strict=False):
+            if name in table and (missing := _unclaimed(table[name], content)):
+                return Expectation(
+                    kind="refused",
+                    reason=f"{name} {missing}; it is refused unless the caller allows the loss",
+                    link=f"compat formats --json, capabilities of {name}",
+                    source="capability",
+                    message=f"as {name}",
+                    stage=stage,
+                )
+        return None
 
     return claimed
+
+
+def _unclaimed(capabilities: formats.Capabilities, content: str) -> str | None:
+    """What a format does not keep of a content, in words; None where it claims all of it."""
+    dtype = content.removeprefix("dtype-")
+    if dtype != content and dtype not in capabilities.dtypes:
+        return f"has no name for {dtype}"
+    return None

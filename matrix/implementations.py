@@ -60,12 +60,14 @@ class Implementation:
     Attributes:
         name: its id on the axes; write, read: what it does (None where it does not).
         refuses: the exceptions by which it says no.
+        convert: writes one of its files again in another format, where it can.
     """
 
     name: str
     write: Callable[[Any, Path, WriteMode], None]
     read: Callable[[Path, ReadMode], Any]
     refuses: Callable[[BaseException], bool]
+    convert: Callable[[Path, Path, WriteMode], None] | None = None
 
 
 def _torch_write(state: Any, path: Path, mode: WriteMode) -> None:
@@ -99,6 +101,12 @@ def _compat_read(path: Path, mode: ReadMode) -> Any:
     )
 
 
+def _compat_convert(source: Path, target: Path, mode: WriteMode) -> None:
+    import compat
+
+    compat.convert(source, target, to=mode.format)
+
+
 def _compat_refuses(error: BaseException) -> bool:
     from compat.errors import CompatError
 
@@ -127,7 +135,13 @@ IMPLEMENTATIONS: Final[MappingProxyType[str, Implementation]] = MappingProxyType
     {
         "torch": Implementation(name="torch", write=_torch_write, read=_torch_read, refuses=_any_exception),
         # Any error of ours that is not a CompatError is a defect, however it is worded.
-        "compat": Implementation(name="compat", write=_compat_write, read=_compat_read, refuses=_compat_refuses),
+        "compat": Implementation(
+            name="compat",
+            write=_compat_write,
+            read=_compat_read,
+            refuses=_compat_refuses,
+            convert=_compat_convert,
+        ),
         "safetensors": Implementation(
             name="safetensors", write=_safetensors_write, read=_safetensors_read, refuses=_any_exception
         ),

@@ -121,7 +121,26 @@ _MAP_LOCATION: Final = {
 }
 
 
+def _written(cell: Cell) -> str:
+    """The lines that write the file, at `path` in the end."""
+    if cell.check != "convert":
+        return _WRITE[cell["writer"]](cell)
+    there, back = cell["via"], cell["format"]
+    return "\n".join(
+        (
+            "import compat",
+            "",
+            f"compat.save(state, path, format={back!r})",
+            f"compat.convert(path, path + '.there', to={there!r})",
+            f"compat.convert(path + '.there', path + '.back', to={back!r})",
+            "path += '.back'",
+        )
+    )
+
+
 def _read(cell: Cell) -> str:
+    if cell.check == "convert":
+        return "compat.load(path)"
     place = _MAP_LOCATION[cell["map_location"]]
     if cell["reader"] == "safetensors":
         device = "'cpu'" if cell["map_location"] == "none" else f"str({place})"
@@ -152,7 +171,7 @@ def script(spec: CheckpointSpec, cell: Cell, *, suffix: str, expected: str, seen
         storages="\n".join(packed),
         state=expression(spec.tree),
         suffix=suffix,
-        write=_WRITE[cell["writer"]](cell),
+        write=_written(cell),
         read=_read(cell),
     )
 

@@ -92,6 +92,7 @@ def make_axes(given: str | None = None) -> Axes:
                 "unpickles": found.unpickles,
                 "mmap": found.capabilities.mmap,
                 "written": found.writable,
+                "hub": found.name == formats.DEFAULT,
             },
         )
         for found in formats.all_formats()
@@ -100,7 +101,7 @@ def make_axes(given: str | None = None) -> Axes:
         drawn = [Value(id=given, summary="given by the user", facts={"general": [given]})]
     else:
         drawn = [Value(id=name, summary="drawn at random") for name in examples.contents()]
-    return axes.with_values("format", rows).with_values("content", drawn)
+    return axes.with_values("format", rows).with_values("via", rows).with_values("content", drawn)
 
 
 def versions() -> dict[str, str]:

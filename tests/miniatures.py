@@ -132,6 +132,16 @@ def hangs(state: Any) -> Any:
         state = dict(state)
 
 
+def converts_values_only(source: Path, target: Path, mode: WriteMode) -> None:
+    """A converter that loads and saves, and so keeps what a loaded dict of tensors says."""
+    COMPAT.write(OrderedDict(COMPAT.read(source, ReadMode())), target, mode)
+
+
+def converts_into_one_file_of_views(source: Path, target: Path, mode: WriteMode) -> None:
+    """A converter that gives every tensor memory of its own, as formats without aliases make people do."""
+    COMPAT.write(values(splits_aliases)(COMPAT.read(source, ReadMode())), target, mode)
+
+
 def executes_pickles(path: Path, mode: ReadMode) -> Any:
     """A loader that unpickles first and refuses afterwards."""
     with zipfile.ZipFile(path) if zipfile.is_zipfile(path) else io.BytesIO() as archive:
@@ -210,6 +220,18 @@ MINIATURES: Mapping[str, Miniature] = {
         cells="roundtrip:safetensors:compat>compat:wo:dtype-float8_e5m2",
         facet="",
         kind="crashed",
+    ),
+    "converts_values_only": Miniature(
+        defect="converts keys and values, and nothing that hangs on them",
+        implementation=replace(COMPAT, convert=converts_values_only),
+        cells="convert:torch-zip>safetensors:metadata",
+        facet="metadata",
+    ),
+    "converts_into_one_file_of_views": Miniature(
+        defect="converts shared tensors into separate ones",
+        implementation=replace(COMPAT, convert=converts_into_one_file_of_views),
+        cells="convert:safetensors>torch-zip:shared-storage",
+        facet="aliasing",
     ),
     "hangs": Miniature(
         defect="never comes back",

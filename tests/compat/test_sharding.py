@@ -207,12 +207,13 @@ def test_what_a_shard_cannot_hold_is_refused_and_leaves_nothing(tmp_path: Path) 
 
 def test_sizes_as_people_write_them(tmp_path: Path) -> None:
     compat.save({f"t{n}": torch.zeros(300) for n in range(4)}, tmp_path / "one.pt")
-    for number, (size, shards) in enumerate((("2.4KB", 2), ("1kib", 4), (10**9, 1), ("5 GB", 1))):
+    sizes: tuple[tuple[int | str, int], ...] = (("2.4KB", 2), ("1kib", 4), (10**9, 1), ("5 GB", 1))
+    for number, (size, shards) in enumerate(sizes):
         done = compat.convert(tmp_path / "one.pt", tmp_path / f"{number}.safetensors", max_shard_size=size)
         assert len(list(tmp_path.glob(f"{number}-*"))) == shards, size
         assert done.verified
-    for size in ("many", 0, "-1GB", "5XB"):
+    for bad in ("many", 0, "-1GB", "5XB"):
         with pytest.raises(Unsupported, match="is no size"):
-            compat.convert(tmp_path / "one.pt", tmp_path / "x.safetensors", max_shard_size=size)
+            compat.convert(tmp_path / "one.pt", tmp_path / "x.safetensors", max_shard_size=bad)
     with pytest.raises(Unsupported, match="has no shards"):
         compat.convert(tmp_path / "one.pt", tmp_path / "x.pt", to="torch-legacy", max_shard_size=10)

@@ -11,9 +11,9 @@ from matrix.cells import RULES, Cell, Plan, Rule, UnknownCellError, plan, select
 
 CONTENTS = ("plain", "module-mixed", "dtype-float16", "shared-storage")
 FORMATS = {
-    "torch-zip": {"unpickles": True, "mmap": True},
-    "torch-legacy": {"unpickles": True, "mmap": True},
-    "safetensors": {"unpickles": False, "mmap": True},
+    "torch-zip": {"unpickles": True, "mmap": True, "written": True, "hub": True},
+    "torch-legacy": {"unpickles": True, "mmap": True, "written": True},
+    "safetensors": {"unpickles": False, "mmap": True, "written": True},
     "torchscript": {"unpickles": True, "mmap": True, "written": False},
 }
 
@@ -21,7 +21,7 @@ FORMATS = {
 def make_axes() -> Axes:
     formats = [Value(id=name, summary="", facts=facts) for name, facts in FORMATS.items()]
     contents = [Value(id=name, summary="") for name in CONTENTS]
-    return load_axes().with_values("format", formats).with_values("content", contents)
+    return load_axes().with_values("format", formats).with_values("via", formats).with_values("content", contents)
 
 
 AXES = make_axes()
@@ -53,7 +53,7 @@ def test_a_new_axis_with_a_default_changes_no_id() -> None:
 
     shipped = resources.files("matrix").joinpath("data/axes.toml").read_text(encoding="utf-8")
     longer = load_axes(shipped.replace('"protocol", "content"]', '"protocol", "endian", "content"]', 1) + big)
-    for name in ("format", "content"):
+    for name in ("format", "via", "content"):
         longer = longer.with_values(name, AXES[name].values.values())
     assert longer["endian"].default == "little"
     found = {cell.id for cell in plan(longer).cells}
@@ -95,6 +95,7 @@ def test_what_parses_is_the_id_of_what_it_parses_to(parts: list[str]) -> None:
         ("roundtrip:torch-zip:torch>torch:wo:p4:module.:plain", "where a content is expected"),
         ("roundtrip:torch-zip:torch>torch:wo:plain:plain", "which no axis of roundtrip has"),
         ("roundtrip:torch-zip:torch:torch:wo:plain", "named 'roundtrip:torch-zip:torch>torch:wo:plain'"),
+        ("convert:torch-zip:safetensors:plain", "named 'convert:torch-zip>safetensors:plain'"),
         ("roundtrip:torch-zip:torch>torch:wo:read:plain", "'read' where a content is expected"),
     ],
 )
