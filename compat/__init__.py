@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from compat.loading import open_checkpoint
     from compat.saving import save as save
     from compat.states import load_state_dict as load_state_dict
+    from compat.training import Resumed as Resumed
+    from compat.training import load_training as load_training
+    from compat.training import save_training as save_training
+    from compat.training import snapshot as snapshot
 
     open = open_checkpoint  # noqa: A001 - the verb users know
 
@@ -40,6 +44,10 @@ __version__ = "0.1.0"
 
 # Public name → where it is defined, and its name there.
 _PUBLIC = {
+    "Resumed": ("compat.training", "Resumed"),
+    "snapshot": ("compat.training", "snapshot"),
+    "save_training": ("compat.training", "save_training"),
+    "load_training": ("compat.training", "load_training"),
     "Checkpoint": ("compat.checkpoint", "Checkpoint"),
     "CompatError": ("compat.errors", "CompatError"),
     "Conversion": ("compat.converting", "Conversion"),

@@ -14,6 +14,10 @@ from matrix.axes import Axes, Axis
 # Contents that stand for "any state": with these, how a file is read is crossed with everything.
 GENERAL_CONTENTS = ("plain", "module-mixed")
 
+# Contents that can be trained, and the optimizers that every scheduler is tried with.
+TRAINED = ("module-mixed", "model")
+SCHEDULED = ("Adam", "SGD")
+
 
 class UnknownCellError(LookupError):
     """A pattern or an id that matches no cell."""
@@ -179,6 +183,14 @@ def _is_general(axes: Axes, values: dict[str, str]) -> bool:
     return content in (*GENERAL_CONTENTS, *axes["content"].values[content].facts.get("general", ()))
 
 
+def _not_shown_by_one(axes: Axes, values: dict[str, str]) -> bool:
+    """Whether a combination shows nothing that a simpler one does not."""
+    plain = _default(axes, values, "scheduler")
+    if axes["format"].values[values["format"]].facts.get("hub"):
+        return not plain and values["optimizer"] not in SCHEDULED
+    return values["optimizer"] != SCHEDULED[0] or values["scheduler"] not in (axes["scheduler"].default, "OneCycleLR")
+
+
 def _not_general(axes: Axes, values: dict[str, str]) -> bool:
     return not _is_general(axes, values) and any(
         not _default(axes, values, axis) for axis in ("map_location", "prefix", "protocol")
@@ -245,6 +257,26 @@ RULES = (
         sentence="map_location, prefix and protocol are crossed with contents that stand for any state",
         reads=("map_location", "prefix", "protocol", "content"),
         prunes=_not_general,
+    ),
+    Rule(
+        sentence="only modules can be trained, and mixed ones stand for all",
+        reads=("optimizer", "content"),
+        prunes=lambda _axes, values: values["content"] not in TRAINED,
+    ),
+    Rule(
+        sentence="a format that is only read saves no training run",
+        reads=("format", "optimizer"),
+        prunes=lambda axes, values: not axes["format"].values[values["format"]].facts.get("written"),
+    ),
+    Rule(
+        sentence="optimizers and schedulers are crossed with torch-zip; every other format stands for one of each",
+        reads=("format", "optimizer", "scheduler", "order"),
+        prunes=_not_shown_by_one,
+    ),
+    Rule(
+        sentence="LBFGS keeps one state for all parameters, in their order",
+        reads=("optimizer", "order"),
+        prunes=lambda axes, values: values["optimizer"] == "LBFGS" and not _default(axes, values, "order"),
     ),
     Rule(
         sentence="only formats with pickles can name what is to be called, and not every writer writes such files",

@@ -34,13 +34,15 @@ class Example:
         content: the content's name; seed: what it was drawn with.
         spec: the state, as the truth it is judged by.
         fresh: makes another instance of the module, to load the state into; None for bare states.
-        forward: runs a module on this example's inputs and gives its outputs.
+        inputs: what the module is called with.
+        forward: runs a module on these inputs and gives its outputs.
     """
 
     content: str
     seed: int
     spec: CheckpointSpec
     fresh: Callable[[], torch.nn.Module] | None = None
+    inputs: tuple[torch.Tensor, ...] = ()
     forward: Callable[[torch.nn.Module], list[torch.Tensor]] | None = None
 
 
@@ -69,6 +71,7 @@ def module_example(module_spec: Any, content: str, seed: int) -> Example:
         seed=seed,
         spec=describe(build_module(module_spec).state_dict()),
         fresh=lambda: build_module(module_spec),
+        inputs=inputs,
         forward=lambda module: run_module(module, inputs),
     )
 
@@ -118,6 +121,7 @@ def from_factory(text: str, seed: int) -> Example:
         seed=seed,
         spec=spec,
         fresh=fresh,
+        inputs=example,
         forward=(lambda m: run_module(m, example)) if example else None,
     )
 

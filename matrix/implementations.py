@@ -14,6 +14,8 @@ from typing import Any, Final
 
 import torch
 
+from matrix.trainings import Training
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriteMode:
@@ -61,6 +63,7 @@ class Implementation:
         name: its id on the axes; write, read: what it does (None where it does not).
         refuses: the exceptions by which it says no.
         convert: writes one of its files again in another format, where it can.
+        save_run: writes a training run; load_run: continues one from a file, where it can.
     """
 
     name: str
@@ -68,6 +71,8 @@ class Implementation:
     read: Callable[[Path, ReadMode], Any]
     refuses: Callable[[BaseException], bool]
     convert: Callable[[Path, Path, WriteMode], None] | None = None
+    save_run: Callable[[Training, Path, WriteMode], None] | None = None
+    load_run: Callable[[Training, Path], None] | None = None
 
 
 def _torch_write(state: Any, path: Path, mode: WriteMode) -> None:
@@ -107,6 +112,26 @@ def _compat_convert(source: Path, target: Path, mode: WriteMode) -> None:
     compat.convert(source, target, to=mode.format)
 
 
+def _compat_save_run(run: Training, path: Path, mode: WriteMode) -> None:
+    import compat
+
+    compat.save_training(
+        path,
+        models=run.module,
+        optimizers=run.optimizer,
+        schedulers=run.scheduler,
+        format=mode.format,
+        step=run.step,
+    )
+
+
+def _compat_load_run(run: Training, path: Path) -> None:
+    import compat
+
+    loaded = compat.load_training(path, models=run.module, optimizers=run.optimizer, schedulers=run.scheduler)
+    run.step = loaded["step"]
+
+
 def _compat_refuses(error: BaseException) -> bool:
     from compat.errors import CompatError
 
@@ -141,6 +166,8 @@ IMPLEMENTATIONS: Final[MappingProxyType[str, Implementation]] = MappingProxyType
             read=_compat_read,
             refuses=_compat_refuses,
             convert=_compat_convert,
+            save_run=_compat_save_run,
+            load_run=_compat_load_run,
         ),
         "safetensors": Implementation(
             name="safetensors", write=_safetensors_write, read=_safetensors_read, refuses=_any_exception

@@ -176,6 +176,15 @@ def script(spec: CheckpointSpec, cell: Cell, *, suffix: str, expected: str, seen
     )
 
 
+def rerun(cell: Cell, seed: int, *, expected: str, seen: str) -> str:
+    """The text of a script that runs a cell again, for checks that need more than a state."""
+    arguments = ["run", "--cells", cell.id, "--seed", str(seed), "--profile", "quick"]
+    return (
+        f'"""{_prose(cell.id)}\n\nExpected: {_prose(expected)}\nSeen: {_prose(seen)}\n"""\n\n'
+        f"from matrix.cli import main\n\nmain({arguments!r})\n"
+    )
+
+
 def _prose(text: str) -> str:
     """Text that cannot end the docstring it stands in."""
     return text.encode("unicode_escape").decode("ascii").replace('"""', "'''")[:1000]

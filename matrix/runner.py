@@ -32,6 +32,7 @@ from matrix.outcomes import Expectation, Outcome, Verdict, judge, judge_all
 from matrix.projections import bare_state
 from matrix.report import CellLine, ReportWriter
 from matrix.shrinking import smallest
+from matrix.trainings import OPTIMIZERS, SCHEDULERS
 
 # Contents that are not drawn: the user's own module, or a real file.
 GIVEN: Final = ("model", "state")
@@ -101,7 +102,16 @@ def make_axes(given: str | None = None) -> Axes:
         drawn = [Value(id=given, summary="given by the user", facts={"general": [given]})]
     else:
         drawn = [Value(id=name, summary="drawn at random") for name in examples.contents()]
-    return axes.with_values("format", rows).with_values("via", rows).with_values("content", drawn)
+    given_to = {
+        "format": rows,
+        "via": rows,
+        "content": drawn,
+        "optimizer": [Value(id=name, summary="") for name in OPTIMIZERS],
+        "scheduler": [Value(id=name, summary="") for name in SCHEDULERS],
+    }
+    for name, values in given_to.items():
+        axes = axes.with_values(name, values)
+    return axes
 
 
 def versions() -> dict[str, str]:

@@ -11,7 +11,7 @@ from hypothesis.errors import NoSuchExample
 from matrix.drawing import CONTENTS
 from matrix.examples import Example
 from matrix.outcomes import Outcome, Verdict
-from matrix.reproduce import script
+from matrix.reproduce import rerun, script
 from matrix.spec import CheckpointSpec
 from matrix.strategies import content_states
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # Shrinking runs a cell many times; the first few findings are worth it, a hundredth twin is not.
 MAX_SHRUNK: Final = 5
 _TRIES: Final = 400
+# Checks whose failures a state alone shows.
+_OF_STATES: Final = frozenset({"convert", "inert", "roundtrip"})
 _MAX_JSON: Final = 20_000
 
 
@@ -32,13 +34,11 @@ def smallest(run: Run, tally: Tally, verdict: Verdict) -> dict[str, Any]:
     shrunk = _shrunk(run, tally, verdict)
     if shrunk is not None:
         example = shrunk
-    text = script(
-        example.spec,
-        tally.cell,
-        suffix=run.suffixes[tally.cell["format"]],
-        expected=_expected_text(verdict),
-        seen=_seen_text(verdict.outcome),
-    )
+    told = {"expected": _expected_text(verdict), "seen": _seen_text(verdict.outcome)}
+    if tally.cell.check in _OF_STATES:
+        text = script(example.spec, tally.cell, suffix=run.suffixes[tally.cell["format"]], **told)
+    else:
+        text = rerun(tally.cell, example.seed, **told)
     folder = run.settings.out / "reproducers"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / (re.sub(r"[^A-Za-z0-9._-]+", "_", tally.cell.id)[:120] + ".py")

@@ -18,7 +18,9 @@ from typing import Any
 
 import torch
 
+import compat
 from matrix.implementations import IMPLEMENTATIONS, Implementation, ReadMode, WriteMode
+from matrix.trainings import Training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +144,21 @@ def converts_into_one_file_of_views(source: Path, target: Path, mode: WriteMode)
     COMPAT.write(values(splits_aliases)(COMPAT.read(source, ReadMode())), target, mode)
 
 
+def continues_by_number(run: Training, path: Path) -> None:
+    """A loader that gives optimizer state to parameters by their number, as torch does."""
+    loaded = COMPAT.read(path, ReadMode())
+    run.module.load_state_dict(loaded["model_state_dict"])
+    run.optimizer.load_state_dict(loaded["optimizer_state_dict"])
+    compat.load_training(path)
+    run.step = loaded["step"]
+
+
+def continues_other_random_numbers(run: Training, path: Path) -> None:
+    """A loader that forgets the random generators."""
+    loaded = compat.load_training(path, models=run.module, optimizers=run.optimizer, rng=False)
+    run.step = loaded["step"]
+
+
 def executes_pickles(path: Path, mode: ReadMode) -> Any:
     """A loader that unpickles first and refuses afterwards."""
     with zipfile.ZipFile(path) if zipfile.is_zipfile(path) else io.BytesIO() as archive:
@@ -232,6 +249,19 @@ MINIATURES: Mapping[str, Miniature] = {
         implementation=replace(COMPAT, convert=converts_into_one_file_of_views),
         cells="convert:safetensors>torch-zip:shared-storage",
         facet="aliasing",
+    ),
+    "continues_by_number": Miniature(
+        defect="gives optimizer state to parameters by their number",
+        implementation=replace(COMPAT, load_run=continues_by_number),
+        cells="resume:torch-zip:Adam:reordered:module-mixed",
+        facet="",
+        kind="crashed",
+    ),
+    "continues_other_random_numbers": Miniature(
+        defect="forgets the random generators",
+        implementation=replace(COMPAT, load_run=continues_other_random_numbers),
+        cells="resume:torch-zip:SGD:module-mixed",
+        facet="module",
     ),
     "hangs": Miniature(
         defect="never comes back",
