@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from compat.keys import strip_prefix as strip_prefix
     from compat.loading import load as load
     from compat.loading import open_checkpoint
+    from compat.remote import download as download
     from compat.saving import save as save
+    from compat.schemes import register_scheme as register_scheme
     from compat.states import load_state_dict as load_state_dict
     from compat.training import Resumed as Resumed
     from compat.training import load_training as load_training
@@ -44,6 +46,8 @@ __version__ = "0.1.0"
 
 # Public name → where it is defined, and its name there.
 _PUBLIC = {
+    "download": ("compat.remote", "download"),
+    "register_scheme": ("compat.schemes", "register_scheme"),
     "Resumed": ("compat.training", "Resumed"),
     "snapshot": ("compat.training", "snapshot"),
     "save_training": ("compat.training", "save_training"),

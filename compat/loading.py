@@ -8,11 +8,13 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from compat import composites
+from compat import arrays, composites
 from compat.checkpoint import (
     Checkpoint,
     Composite,
     GlobalRef,
+    NumpyArray,
+    NumpyDType,
     Opaque,
     Path,
     Size,
@@ -27,7 +29,9 @@ from compat.data import FileData, read
 from compat.dtypes import DTYPES
 from compat.errors import CompatError, Corrupt, MissingDependency, UnsafeGlobals, Unsupported
 from compat.formats import detect
+from compat.placing import restorer
 from compat.records import MAX_INT64, TORCH_VALUES
+from compat.schemes import is_url
 from compat.sources import FileSource, Source, SourceLike, open_source
 from compat.strided import swap
 
@@ -37,11 +41,20 @@ _INSTALL: Final = "python -m pip install torch (see pytorch.org for the build of
 _ALIGNMENT: Final = 8
 
 
+def local(src: SourceLike) -> SourceLike:
+    """The same source on this machine: what a URL or a registered name stands for is downloaded once."""
+    if not isinstance(src, str) or not is_url(src):
+        return src
+    from compat.remote import download
+
+    return download(src)
+
+
 def open_checkpoint(src: SourceLike) -> Checkpoint:
     """Open a checkpoint of any format without reading a tensor, importing torch or executing anything.
 
     Args:
-        src: a path, a file object open for reading bytes, or bytes.
+        src: a path, a URL or registered name (read by ranges), a file object open for reading bytes, or bytes.
 
     Returns:
         The neutral model; use it as a context manager, it keeps the file open.
@@ -74,7 +87,7 @@ def load(
     """Load a checkpoint of any format as `torch.load` would, on every torch from 1.13 on.
 
     Args:
-        src: a path, a file object open for reading bytes, or bytes.
+        src: a path, a URL or registered name (downloaded once), a file object open for reading bytes, or bytes.
         map_location: None, a device, its name, a dict of names, a function of (storage, name), or "meta".
         weights_only: True reads without importing or calling anything of the file. False hands a file that
             names classes or functions to torch's real unpickler, which executes what it says: only for files
@@ -91,7 +104,7 @@ def load(
     if on_unknown not in ("refuse", "keep"):
         raise ValueError(f'on_unknown is {on_unknown!r}; expected "refuse" or "keep"')
     # What was read of an open file is kept: torch may have to read it again.
-    source = open_source(src)
+    source = open_source(local(src))
     with open_checkpoint(source) as checkpoint:
         try:
             return materialize(checkpoint, map_location, mmap=bool(mmap), on_unknown=on_unknown)
@@ -164,7 +177,7 @@ class Materializer:
 
     def __init__(self, map_location: MapLocation, *, mmap: bool, source: str) -> None:
         self.torch = import_torch("loading tensors")
-        self.restore = _restorer(self.torch, map_location)
+        self.restore = restorer(self.torch, map_location)
         self.meta = str(map_location) == "meta" if not callable(map_location) else False
         self.mmap = mmap
         self.source = source
@@ -220,6 +233,9 @@ class Materializer:
             raise self._unknown_here(node.kind, node.name, path)
         return found
 
+    def _numpy(self, node: NumpyArray | NumpyDType, path: Path) -> Any:
+        return arrays.live(node, path_text(path))
+
     def _opaque(self, node: Opaque, path: Path) -> Opaque:
         made = Opaque(node.name)
         made.made_by = node.made_by
@@ -268,6 +284,9 @@ class Materializer:
         except RuntimeError as error:
             raise Corrupt(f"{path_text(path)} cannot be made: {error!s:.160}") from error
         made = self._graded(made, node.kind == "parameter", node.requires_grad, path)
+        return self._attributed(made, node, path)
+
+    def _attributed(self, made: Any, node: TensorRecord | Composite, path: Path) -> Any:
         if isinstance(node.attributes, dict):
             for name, value in node.attributes.items():
                 if isinstance(name, str):
@@ -288,7 +307,8 @@ class Materializer:
             return empty.set_(storage, data.storage_offset, data.shape, data.stride)
 
         made = composites.live(self.torch, node.kind, parts, fill)
-        return self._graded(made, node.parameter, node.requires_grad, path)
+        made = self._graded(made, node.parameter, node.requires_grad, path)
+        return self._attributed(made, node, path)
 
     def _graded(self, made: Any, parameter: bool, requires_grad: bool, path: Path) -> Any:
         try:
@@ -346,6 +366,8 @@ _BUILDERS: Final[Mapping[type, Callable[[Materializer, Any, Path], Any]]] = {
     tuple: Materializer._tuple,  # noqa: SLF001
     set: Materializer._set,  # noqa: SLF001
     frozenset: Materializer._set,  # noqa: SLF001
+    NumpyArray: Materializer._numpy,  # noqa: SLF001
+    NumpyDType: Materializer._numpy,  # noqa: SLF001
     Size: Materializer._size,  # noqa: SLF001
     TorchValue: Materializer._torch_value,  # noqa: SLF001
     Opaque: Materializer._opaque,  # noqa: SLF001
@@ -353,48 +375,3 @@ _BUILDERS: Final[Mapping[type, Callable[[Materializer, Any, Path], Any]]] = {
     TensorRecord: Materializer._tensor,  # noqa: SLF001
     Composite: Materializer._composite,  # noqa: SLF001
 }
-
-
-def _restorer(torch: Any, map_location: MapLocation) -> Callable[[Any, str], Any]:
-    """What moves a storage to where it belongs: torch's own rules for `map_location`, on every format.
-
-    Source of the rules: `torch/serialization.py`, `_get_restore_location`.
-    """
-    if map_location is None:
-        return lambda storage, tag: _place(torch, storage, tag, hint=True)
-    if isinstance(map_location, dict):
-        table = {str(key): str(value) for key, value in map_location.items()}
-        return lambda storage, tag: _place(torch, storage, table.get(tag, tag), hint=True)
-    if isinstance(map_location, (str, torch.device)):
-        return lambda storage, _tag: _place(torch, storage, str(map_location))
-    if callable(map_location):
-
-        def call(storage: Any, tag: str) -> Any:
-            placed = map_location(storage, tag)
-            return _place(torch, storage, tag, hint=True) if placed is None else placed
-
-        return call
-    raise TypeError(
-        f"map_location is {type(map_location).__name__}; expected None, a device, its name, a dict or a function"
-    )
-
-
-def _place(torch: Any, storage: Any, device: str, *, hint: bool = False) -> Any:
-    """Move a storage to a device by name.
-
-    Raises:
-        Unsupported: there is no such device here.
-    """
-    if device == "cpu":
-        return storage
-    if device == "meta":
-        return torch.UntypedStorage(storage.nbytes(), device="meta")
-    try:
-        return torch.serialization.default_restore_location(storage, device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0][:160]
-        raise Unsupported(
-            f"a tensor belongs on the device {device!r}, which is not to be had here ({reason})",
-            feature="device",
-            hint='Pass map_location="cpu" to load it into main memory.' if hint else None,
-        ) from error

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Final, Protocol
 
 from compat.data import CHUNK, Buffer
 from compat.errors import Corrupt, Unreadable, Unsupported, brief
+from compat.schemes import is_url
 
 HEAD: Final = 4096
 
@@ -258,7 +259,7 @@ SourceLike = str | os.PathLike[str] | Buffer | BinaryIO | Readable | Source
 
 
 def open_source(src: SourceLike) -> Source:
-    """A bounded reader of a path (of a file or a folder), a file object (from its position on) or bytes.
+    """A bounded reader of a path (of a file or a folder), a URL, a file object (from its position on) or bytes.
 
     Raises:
         Unreadable: there is nothing to read there.
@@ -270,6 +271,10 @@ def open_source(src: SourceLike) -> Source:
         path, name = Path(src), os.fspath(src)
         if not name:
             raise Unreadable("the path is empty", expected="the path of a checkpoint")
+        if isinstance(src, str) and is_url(src):
+            from compat.remote import open_remote
+
+            return open_remote(src)
         return FolderSource(path, name) if path.is_dir() else FileSource(path, name)
     if isinstance(src, (bytes, bytearray, memoryview)):
         return BytesSource(src, f"<{len(src):,} bytes>")

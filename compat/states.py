@@ -8,7 +8,7 @@ from typing import Any, Final
 from compat.checkpoint import TensorRecord
 from compat.errors import Mismatch
 from compat.keys import strip_prefix
-from compat.loading import MapLocation, materialize, open_checkpoint
+from compat.loading import MapLocation, local, materialize, open_checkpoint
 from compat.sources import SourceLike
 
 # Where training scripts put the weights, most telling name first.
@@ -91,7 +91,7 @@ def load_state_dict(
         KeyCollision: two keys would become one without the prefix.
         CompatError: the file cannot be read; see `open`.
     """
-    with open_checkpoint(src) as checkpoint:
+    with open_checkpoint(local(src)) as checkpoint:
         state, _ = find_state(checkpoint.tree, key, source=checkpoint.source)
         stripped = strip_prefix(state, prefix)
         loaded: OrderedDict[str, Any] = materialize(checkpoint, map_location, tree=stripped)

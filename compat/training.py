@@ -17,7 +17,7 @@ from typing import Any, Final
 from compat.errors import KeyCollision, Mismatch, Unsupported
 from compat.formats import Written
 from compat.keys import strip_prefix
-from compat.loading import MapLocation, load
+from compat.loading import MapLocation, load, local
 from compat.optimizers import (
     Aligned,
     Names,
@@ -204,7 +204,7 @@ def load_training(
     """
     from compat.modules import load_into
 
-    with open_source(src) as source:
+    with open_source(local(src)) as source:
         tree = load(source, map_location)
         name = source.name
     if not isinstance(tree, dict):
