@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from compat.auditing import audit as audit
     from compat.checkpoint import Checkpoint as Checkpoint
     from compat.checkpoint import Opaque as Opaque
     from compat.checkpoint import StorageRecord as StorageRecord
@@ -27,10 +28,15 @@ if TYPE_CHECKING:
     from compat.errors import Unreadable as Unreadable
     from compat.errors import UnsafeGlobals as UnsafeGlobals
     from compat.errors import Unsupported as Unsupported
+    from compat.exporting import Exported as Exported
+    from compat.exporting import export as export
+    from compat.exporting import load_exported as load_exported
     from compat.keys import add_prefix as add_prefix
     from compat.keys import strip_prefix as strip_prefix
     from compat.loading import load as load
     from compat.loading import open_checkpoint
+    from compat.matching import Correspondence as Correspondence
+    from compat.matching import correspond as correspond
     from compat.remote import download as download
     from compat.saving import save as save
     from compat.schemes import register_scheme as register_scheme
@@ -39,6 +45,7 @@ if TYPE_CHECKING:
     from compat.training import load_training as load_training
     from compat.training import save_training as save_training
     from compat.training import snapshot as snapshot
+    from compat.verifying import verify_export as verify_export
 
     open = open_checkpoint  # noqa: A001 - the verb users know
 
@@ -46,6 +53,11 @@ __version__ = "0.1.0"
 
 # Public name → where it is defined, and its name there.
 _PUBLIC = {
+    "audit": ("compat.auditing", "audit"),
+    "verify_export": ("compat.verifying", "verify_export"),
+    "Exported": ("compat.exporting", "Exported"),
+    "load_exported": ("compat.exporting", "load_exported"),
+    "export": ("compat.exporting", "export"),
     "download": ("compat.remote", "download"),
     "register_scheme": ("compat.schemes", "register_scheme"),
     "Resumed": ("compat.training", "Resumed"),
@@ -55,6 +67,7 @@ _PUBLIC = {
     "Checkpoint": ("compat.checkpoint", "Checkpoint"),
     "CompatError": ("compat.errors", "CompatError"),
     "Conversion": ("compat.converting", "Conversion"),
+    "Correspondence": ("compat.matching", "Correspondence"),
     "Corrupt": ("compat.errors", "Corrupt"),
     "Difference": ("compat.diffing", "Difference"),
     "KeyCollision": ("compat.errors", "KeyCollision"),
@@ -70,6 +83,7 @@ _PUBLIC = {
     "Unsupported": ("compat.errors", "Unsupported"),
     "add_prefix": ("compat.keys", "add_prefix"),
     "convert": ("compat.converting", "convert"),
+    "correspond": ("compat.matching", "correspond"),
     "diff": ("compat.diffing", "diff"),
     "load": ("compat.loading", "load"),
     "load_state_dict": ("compat.states", "load_state_dict"),

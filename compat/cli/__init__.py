@@ -12,7 +12,7 @@ import click
 import compat
 from compat.cli._group import LazyGroup
 
-COMMANDS: Final = ("convert", "diff", "formats", "inspect")
+COMMANDS: Final = ("convert", "diff", "export", "formats", "inspect", "verify-export")
 
 
 @click.command(

@@ -42,7 +42,7 @@ def run(lib: Any, examples: int) -> None:
 
 
 def test_whatever_is_done_module_and_files_agree() -> None:
-    run(library(), 15)
+    run(library(), 60)
 
 
 def by_reference() -> tuple[Any, Any]:
