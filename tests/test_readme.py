@@ -23,15 +23,15 @@ def test_there_are_two_commands_and_ci_runs_both() -> None:
 
 def test_the_grid_has_the_cells_of_today() -> None:
     from matrix.cells import plan
-    from matrix.report.grid import mode_of
+    from matrix.report.grid import mode_of, row_of
     from matrix.runner import make_axes
 
     cells = plan(make_axes()).cells
     grid = README[README.index("<!-- grid") : README.index("<!-- end of grid")]
     assert f"{len(cells):,} cells" in grid
     rows = [line.strip("| ").split(" | ") for line in grid.splitlines() if " → " in line and "writer" not in line]
-    counted = Counter((c["format"], c["writer"], c["reader"], mode_of(dict(c.values))) for c in cells)
-    columns = ("weights_only", "full", "mmap", "map_location", "prefix", "protocol")
+    counted = Counter((*row_of(dict(c.values)), mode_of(dict(c.values))) for c in cells)
+    columns = ("weights_only", "full", "mmap", "map_location", "prefix", "protocol", "convert", "resume")
     for name, who, *squares in rows:
         writer, reader = who.split(" → ")
         for column, square in zip(columns, squares, strict=True):

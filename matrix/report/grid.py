@@ -18,6 +18,8 @@ _MODE_AXES: Final = (
     ("protocol", "p2", "protocol"),
 )
 _WEIGHTS: Final = {"wo": "weights_only", "full": "full"}
+# A check with an axis of its own has a column of its own.
+_CHECK_AXES: Final = (("via", "convert"), ("optimizer", "resume"))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,21 +73,28 @@ class Grid:
 
 def mode_of(axes: Mapping[str, str]) -> str:
     """The column in which a cell stands."""
+    for axis, column in _CHECK_AXES:
+        if axis in axes:
+            return column
     for axis, default, column in _MODE_AXES:
         if axes.get(axis, default) != default:
             return column
-    return _WEIGHTS.get(axes.get("weights_only", ""), "other")
+    return _WEIGHTS[axes.get("weights_only", "wo")]
+
+
+def row_of(axes: Mapping[str, str]) -> tuple[str, str, str]:
+    """The row in which a cell stands: its format, and who writes and reads; what compat does alone is its own."""
+    return axes.get("format", ""), axes.get("writer", "compat"), axes.get("reader", "compat")
 
 
 def make_grid(report: Report) -> Grid:
     """The row model of a report."""
     rows: dict[tuple[str, str, str], dict[str, Square]] = {}
     for cell in report.cells:
-        key = (cell.axes.get("format", cell.id), cell.axes.get("writer", ""), cell.axes.get("reader", ""))
-        squares = rows.setdefault(key, {})
+        squares = rows.setdefault(row_of(cell.axes), {})
         squares.setdefault(mode_of(cell.axes), Square()).verdicts[cell.verdict] += 1
     present = {column for squares in rows.values() for column in squares}
-    order = (*_WEIGHTS.values(), *(column for *_, column in _MODE_AXES), "other")
+    order = (*_WEIGHTS.values(), *(column for *_, column in _MODE_AXES), *(column for _, column in _CHECK_AXES))
     return Grid(
         columns=tuple(column for column in order if column in present),
         rows=dict(sorted(rows.items())),

@@ -120,7 +120,7 @@ def test_the_source_is_never_changed(tmp_path: Path) -> None:
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             self.n.add_(1)  # type: ignore[operator]  # a buffer
-            return x + self.n
+            return x + torch.as_tensor(self.n)
 
     for target in TARGETS:
         module = Counting().eval()
