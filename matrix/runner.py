@@ -27,7 +27,7 @@ from matrix.examples import Example
 from matrix.expectations import Expectations, load_known
 from matrix.features import dtypes, features
 from matrix.implementations import IMPLEMENTATIONS, Implementation
-from matrix.limits import time_limit
+from matrix.limits import scratch, time_limit
 from matrix.outcomes import Expectation, Outcome, Verdict, judge, judge_all
 from matrix.projections import bare_state
 from matrix.report import CellLine, ReportWriter
@@ -308,7 +308,7 @@ class Run:
 
     def push(self, example: Example, tallies: Iterable[Tally]) -> None:
         """Push one example through cells."""
-        with tempfile.TemporaryDirectory(prefix="matrix-") as folder, warnings.catch_warnings():
+        with tempfile.TemporaryDirectory(prefix="matrix-", dir=scratch()) as folder, warnings.catch_warnings():
             # What torch and others warn of while they read and write is no verdict.
             warnings.simplefilter("ignore")
             bench = self.bench(example, Path(folder))
