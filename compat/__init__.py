@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from compat.loading import open_checkpoint
     from compat.matching import Correspondence as Correspondence
     from compat.matching import correspond as correspond
+    from compat.modules import LoadReport as LoadReport
+    from compat.modules import load_into as load_into
+    from compat.openmmlab import load_checkpoint as load_checkpoint
     from compat.remote import download as download
     from compat.saving import save as save
     from compat.schemes import register_scheme as register_scheme
@@ -53,6 +56,9 @@ __version__ = "0.1.0"
 
 # Public name → where it is defined, and its name there.
 _PUBLIC = {
+    "load_checkpoint": ("compat.openmmlab", "load_checkpoint"),
+    "LoadReport": ("compat.modules", "LoadReport"),
+    "load_into": ("compat.modules", "load_into"),
     "audit": ("compat.auditing", "audit"),
     "verify_export": ("compat.verifying", "verify_export"),
     "Exported": ("compat.exporting", "Exported"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any, Final
 
 from compat.checkpoint import TensorRecord
@@ -31,10 +32,10 @@ WRAPPER_KEYS: Final = (
 def _is_state(value: Any) -> bool:
     """Whether a value looks like a state_dict: text keys, and a tensor directly among the values."""
     return (
-        isinstance(value, dict)
+        isinstance(value, Mapping)
         and bool(value)
-        and all(isinstance(key, str) for key in dict.keys(value))
-        and any(isinstance(item, TensorRecord) for item in dict.values(value))
+        and all(isinstance(key, str) for key in value)
+        and any(isinstance(item, TensorRecord) or hasattr(item, "untyped_storage") for item in value.values())
     )
 
 
@@ -45,8 +46,8 @@ def find_state(tree: Any, key: str | None = None, *, source: str = "") -> tuple[
         Mismatch: there is none, there are several to choose from, or `key` does not lead to one.
     """
     if key is not None:
-        if not isinstance(tree, dict) or key not in tree:
-            seen = ", ".join(map(repr, list(tree)[:8])) if isinstance(tree, dict) else type(tree).__name__
+        if not isinstance(tree, Mapping) or key not in tree:
+            seen = ", ".join(map(repr, list(tree)[:8])) if isinstance(tree, Mapping) else type(tree).__name__
             raise Mismatch(f"has no key {key!r} at its top; there is {seen}", source=source, hint="Name one of these.")
         if not isinstance(tree[key], dict):
             raise Mismatch(
@@ -55,9 +56,9 @@ def find_state(tree: Any, key: str | None = None, *, source: str = "") -> tuple[
         return tree[key], key
     if _is_state(tree) or tree == {}:
         return tree, ""
-    found = [name for name in WRAPPER_KEYS if isinstance(tree, dict) and _is_state(tree.get(name))]
-    if not found and isinstance(tree, dict):
-        found = [str(name) for name, value in dict.items(tree) if isinstance(name, str) and _is_state(value)]
+    found = [name for name in WRAPPER_KEYS if isinstance(tree, Mapping) and _is_state(tree.get(name))]
+    if not found and isinstance(tree, Mapping):
+        found = [str(name) for name, value in tree.items() if isinstance(name, str) and _is_state(value)]
     if len(found) == 1:
         return tree[found[0]], found[0]
     if found:
