@@ -19,13 +19,15 @@ from compat.errors import TargetExists, Unreadable
 def atomic_target(target: Path, *, overwrite: bool) -> Iterator[IO[bytes]]:
     """A temporary file beside `target` that takes its place when the block ends without an error.
 
-    What was written is on disk by then: the file and its folder are synced.
+    What was written is on disk by then: the file and its folder are synced. A symbolic link stays one: what it
+    points to is written, as `cp` does.
 
     Raises:
         TargetExists: there is a file and `overwrite` is False; it stays untouched.
         Unreadable: the folder cannot be written.
     """
     check_target(target, overwrite=overwrite)
+    target = _behind_links(target)
     try:
         file = tempfile.NamedTemporaryFile(  # noqa: SIM115 - closed below, before it is renamed
             prefix=f".{target.name[:64]}.", suffix=".tmp", dir=target.parent, delete=False
@@ -59,6 +61,8 @@ def atomic_files(target: Path, *, overwrite: bool, folder: bool) -> Iterator[Pat
         Unreadable: the folder cannot be written.
     """
     check_target(target, overwrite=overwrite, folder=folder)
+    if folder:  # shards lie beside the index itself, wherever a link to it lies
+        target = _behind_links(target)
     try:
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name[:64]}.", suffix=".tmp", dir=target.parent))
     except OSError as error:
@@ -77,6 +81,25 @@ def atomic_files(target: Path, *, overwrite: bool, folder: bool) -> Iterator[Pat
         raise Unreadable(f"cannot be written: {error.strerror or error}", source=target) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _behind_links(target: Path) -> Path:
+    """What a path leads to when its last part is a symbolic link.
+
+    Raises:
+        Unreadable: it leads in a circle, or into a folder that is not there.
+    """
+    if not target.is_symlink():
+        return target
+    try:
+        place = target.resolve()
+    except (OSError, RuntimeError) as error:
+        raise Unreadable("is a symbolic link that leads in a circle", source=target) from error
+    if place.is_symlink():
+        raise Unreadable("is a symbolic link that leads in a circle", source=target)
+    if not place.parent.is_dir():
+        raise Unreadable(f"is a symbolic link into {str(place.parent)!r}, which is not there", source=target)
+    return place
 
 
 def _move_folder(staging: Path, target: Path, *, overwrite: bool) -> None:
@@ -136,6 +159,17 @@ class Counted:
         """Write each, and tell."""
         for piece in pieces:
             self.write(piece)
+
+
+def target_path(dst: str | os.PathLike[str]) -> Path:
+    """The path to write to, which must not be empty.
+
+    Raises:
+        Unreadable: it is.
+    """
+    if not os.fspath(dst):
+        raise Unreadable("the path is empty", expected="the name of a file to write")
+    return Path(dst)
 
 
 def check_target(target: Path, *, overwrite: bool, folder: bool = False) -> None:

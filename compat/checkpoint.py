@@ -18,6 +18,8 @@ from compat.records import (
     Composite,
     GlobalName,
     GlobalRef,
+    NumpyArray,
+    NumpyDType,
     Opaque,
     Size,
     StorageRecord,
@@ -38,6 +40,8 @@ __all__ = [
     "Composite",
     "GlobalName",
     "GlobalRef",
+    "NumpyArray",
+    "NumpyDType",
     "Opaque",
     "Path",
     "Size",
@@ -153,13 +157,19 @@ def _holds(key: Any, kinds: tuple[type, ...]) -> bool:
     return isinstance(key, kinds)
 
 
+def _unhashable(key: Any) -> bool:
+    if isinstance(key, (tuple, frozenset)):
+        return any(_unhashable(item) for item in key)
+    return isinstance(key, (TensorRecord, StorageRef, Composite)) or (isinstance(key, NumpyArray) and not key.scalar)
+
+
 def check_key(key: Any) -> Any:
     """What is used as a key or as a member of a set: anything without tensors in it.
 
     Raises:
         Unsupported: there is a tensor or a storage in it.
     """
-    if _holds(key, (TensorRecord, StorageRef, Composite)):
+    if _unhashable(key):
         raise Unsupported(
             "a tensor is used as a key of a dict or as a member of a set",
             feature="keys",
@@ -188,10 +198,13 @@ def children(node: Any) -> Iterator[tuple[Any, Any]]:
             value = getattr(node, name)
             if value not in (None, (), {}, []):
                 yield Attribute(name), value
-    elif isinstance(node, TensorRecord) and node.attributes:
-        yield Attribute("attributes"), node.attributes
-    elif isinstance(node, Composite):
-        yield from ((Attribute(name), value) for name, value in node.parts.items())
+    elif isinstance(node, (TensorRecord, Composite)):
+        if isinstance(node, Composite):
+            yield from ((Attribute(name), value) for name, value in node.parts.items())
+        elif node.subclass is not None:
+            yield Attribute("subclass"), node.subclass
+        if node.attributes:
+            yield Attribute("attributes"), node.attributes
 
 
 def walk(tree: Any) -> Iterator[tuple[Path, Any]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from compat import formats
-from compat.atomic import check_target
+from compat.atomic import check_target, target_path
 from compat.checkpoint import Checkpoint
 from compat.diffing import diff
 from compat.errors import Mismatch, Unsupported
@@ -38,6 +38,7 @@ class Conversion:
         tensors: how many; nbytes: the target's size.
         lost: feature → paths that lost it; carried: feature → paths that only compat restores.
         renamed: path → the tensor's name in the target.
+        notes: what a reader should know: what stayed behind, and what was noted of the source.
         verified: whether the target was read back and compared before it took its place.
         seconds: how long it took.
     """
@@ -51,6 +52,7 @@ class Conversion:
     lost: dict[str, list[str]] = field(default_factory=dict)
     carried: dict[str, list[str]] = field(default_factory=dict)
     renamed: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     verified: bool
     seconds: float
 
@@ -86,7 +88,7 @@ def convert(
         CompatError: the source cannot be read; see `open`.
     """
     started = time.perf_counter()
-    target = Path(dst)
+    target = target_path(dst)
     unknown = sorted(set(allow_loss) - set(ALLOWABLE))
     if unknown:
         raise Unsupported(
@@ -113,9 +115,18 @@ def convert(
             lost=written.lost,
             carried=written.carried,
             renamed=written.renamed,
+            notes=[*_left_behind(checkpoint, chosen), *checkpoint.notes],
             verified=verify,
             seconds=time.perf_counter() - started,
         )
+
+
+def _left_behind(checkpoint: Checkpoint, chosen: Format) -> list[str]:
+    """What the source has beside its content, where the target is of another format."""
+    held = formats.get(checkpoint.format).left_behind
+    if held is None or checkpoint.format == chosen.name:
+        return []
+    return [f"{held} of the {checkpoint.format} file stays behind: {chosen.name} holds its tensors and values only"]
 
 
 def _chosen(target: Path, to: str | None, *, sharded: bool) -> tuple[Format, Path]:

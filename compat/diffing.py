@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -27,11 +27,15 @@ from compat.sources import SourceLike
 from compat.strided import element_chunks
 
 # In which order facets are looked at; after one of the first three, bytes cannot be compared.
-TENSOR_FACETS = ("dtype", "shape", "stride", "storage_offset", "requires_grad", "kind", "conj", "neg")
+TENSOR_FACETS = ("dtype", "shape", "stride", "storage_offset", "requires_grad", "kind", "conj", "neg", "subclass")
 # A tensor may show this many times more bytes than its storage has; beyond it, it is not compared.
 MAX_REPEATED: Final = 64
 FREE: Final = 1 << 20
 MAX_BITS: Final = 4096
+# Everything in which checkpoints can differ, by the names that changes have.
+FACETS: Final = (
+    *TENSOR_FACETS, "device", "bytes", "aliasing", "parameter", "missing", "type", "value", "key order",
+)  # fmt: skip
 
 _Below = dict[Any, tuple[Any, Any]]
 
@@ -62,6 +66,7 @@ class Difference:
 
     Attributes:
         tensors: changes of tensors; extras: changes of everything else.
+        ignored: the facets that were not looked at.
         carried: extras that are equal, but that only compat finds on one side (`left` or `right`).
         equal_tensors: how many tensors are equal in every facet.
     """
@@ -73,6 +78,7 @@ class Difference:
     carried: dict[str, str] = field(default_factory=dict)
     equal_tensors: int = 0
     equal_extras: int = 0
+    ignored: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.tensors or self.extras)
@@ -82,31 +88,43 @@ class Difference:
         return {change.facet for change in (*self.tensors, *self.extras)}
 
 
-def diff(left: SourceLike | Checkpoint, right: SourceLike | Checkpoint) -> Difference:
+def diff(left: SourceLike | Checkpoint, right: SourceLike | Checkpoint, *, ignore: Collection[str] = ()) -> Difference:
     """Compare two checkpoints of any formats.
 
     Tensors are compared by dtype, shape, stride, offset, flags, bytes and by who shares storage with whom;
     containers by type and key order; everything else by type and value, floats by their bits.
 
+    Args:
+        left: what `open` takes, or an open checkpoint.
+        right: the same.
+        ignore: facets that may differ, such as `device`, `stride` or `requires_grad`; see `FACETS`.
+
     Raises:
+        Unsupported: there is no such facet to ignore.
         CompatError: one of them cannot be read; see `open`.
     """
-    with _opened(left) as a, _opened(right) as b:
-        return _Comparer(a, b).compare()
+    unknown = sorted(set(ignore) - set(FACETS))
+    if unknown:
+        raise Unsupported(
+            f"there is no facet {unknown[0]!r} to ignore", feature="ignore", expected=f"one of {', '.join(FACETS)}"
+        )
+    with opened(left) as a, opened(right) as b:
+        return _Comparer(a, b, frozenset(ignore)).compare()
 
 
-def _opened(src: SourceLike | Checkpoint) -> Checkpoint:
-    # A checkpoint that the caller opened is closed by the caller.
+def opened(src: SourceLike | Checkpoint) -> Checkpoint:
+    """A checkpoint that may be closed: one that the caller opened stays open, since the caller closes it."""
     if isinstance(src, Checkpoint):
         return Checkpoint(format=src.format, tree=src.tree, source=src.source, carried=src.carried)
     return open_checkpoint(src)
 
 
 class _Comparer:
-    def __init__(self, left: Checkpoint, right: Checkpoint) -> None:
+    def __init__(self, left: Checkpoint, right: Checkpoint, ignore: frozenset[str]) -> None:
         self.left = left
         self.right = right
-        self.found = Difference(left=left.source, right=right.source)
+        self.ignore = ignore
+        self.found = Difference(left=left.source, right=right.source, ignored=tuple(sorted(ignore)))
         self.pairs: list[tuple[str, TensorRecord, TensorRecord]] = []
         self.seen: set[tuple[int, int]] = set()
 
@@ -119,7 +137,8 @@ class _Comparer:
         return self.found
 
     def _extra(self, path: tuple[Any, ...], facet: str, left: str | None, right: str | None) -> None:
-        self.found.extras.append(Change(path=path_text(path), facet=facet, left=left, right=right))
+        if facet not in self.ignore:
+            self.found.extras.append(Change(path=path_text(path), facet=facet, left=left, right=right))
 
     def _node(self, left: Any, right: Any, path: tuple[Any, ...]) -> None:
         if isinstance(left, TensorRecord) and isinstance(right, TensorRecord):
@@ -171,6 +190,8 @@ class _Comparer:
             self._extra(path, "key order", f"{before!r} at position {index}", f"{after!r} there")
 
     def _one_sided(self, value: Any, path: tuple[Any, ...], *, left: bool) -> None:
+        if "missing" in self.ignore:
+            return
         text = describe(value)
         sides: dict[str, str | None] = {"left": text if left else None, "right": None if left else text}
         change = Change(path=path_text(path), facet="missing", left=sides["left"], right=sides["right"])
@@ -187,9 +208,10 @@ class _Comparer:
         ]
         if left.storage.device != right.storage.device:
             changes.append(Change(path=where, facet="device", left=left.storage.device, right=right.storage.device))
-        if left.dtype == right.dtype and left.shape == right.shape:
+        if left.dtype == right.dtype and left.shape == right.shape and "bytes" not in self.ignore:
             a, b = _without_repeats(left, right, where)
             changes += _byte_changes(where, first_difference(element_chunks(a), element_chunks(b)), left.itemsize)
+        changes = [change for change in changes if change.facet not in self.ignore]
         self.found.tensors += changes
         self.found.equal_tensors += not changes
         if left.attributes or right.attributes:
@@ -204,12 +226,14 @@ class _Comparer:
         self.found.tensors += [
             Change(path=where, facet=facet, left=str(a), right=str(b))
             for facet in ("kind", "requires_grad", "parameter")
-            if (a := getattr(left, facet)) != (b := getattr(right, facet))
+            if facet not in self.ignore and (a := getattr(left, facet)) != (b := getattr(right, facet))
         ]
 
     def _aliasing(self) -> None:
         """Compare who shares storage with whom, by the first tensor that shows each storage."""
         first: tuple[dict[int, str], dict[int, str]] = ({}, {})
+        if "aliasing" in self.ignore:
+            return
         for where, *records in self.pairs:
             partners = [known.setdefault(id(r.storage), where) for known, r in zip(first, records, strict=True)]
             if partners[0] != partners[1]:

@@ -23,6 +23,7 @@ class DType:
         component: bytes per unit that endianness swaps; complex numbers are two units.
         safetensors: its name in a safetensors header; None where the format has none.
         packed: how many elements safetensors counts for one of torch's.
+        per_byte: how many elements share a byte of a storage, where torch counts them one by one.
         numpy: its numpy type string without byte order; None where numpy has none.
         onnx: its number in ONNX's TensorProto.DataType; None where ONNX has none.
         storage: the typed storage class that `torch.save` names; None where torch writes an untyped one.
@@ -34,6 +35,7 @@ class DType:
     component: int
     safetensors: str | None = None
     packed: int = 1
+    per_byte: int = 1
     numpy: str | None = None
     onnx: int | None = None
     storage: str | None = None
@@ -76,6 +78,8 @@ _ROWS: Final = (
     ("quint2x4", 1, 1, None, None, None, "QUInt2x4Storage", "1.11"),
 )
 
+_PER_BYTE: Final = {"quint4x2": 2, "quint2x4": 4}
+
 DTYPES: Final[Mapping[str, DType]] = MappingProxyType(
     {
         name: DType(
@@ -84,6 +88,7 @@ DTYPES: Final[Mapping[str, DType]] = MappingProxyType(
             component=component,
             safetensors=safetensors,
             packed=2 if name == "float4_e2m1fn_x2" else 1,
+            per_byte=_PER_BYTE.get(name, 1),
             numpy=numpy,
             onnx=onnx,
             storage=storage,

@@ -209,3 +209,8 @@ def brief(value: Any, length: int = 80, levels: int = _SHOWN_LEVELS) -> str:
     if isinstance(value, int):
         return repr(value) if value.bit_length() <= _SHOWN_BITS else f"an int of {value.bit_length():,} bits"
     return f"a {type(value).__name__}"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things in words: `1 tensor`, `2,000 tensors`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

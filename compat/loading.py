@@ -28,12 +28,14 @@ from compat.checkpoint import (
 from compat.data import FileData, read
 from compat.dtypes import DTYPES
 from compat.errors import CompatError, Corrupt, MissingDependency, UnsafeGlobals, Unsupported
-from compat.formats import detect
+from compat.formats import all_formats, detect
+from compat.formats._damage import explain
 from compat.placing import restorer
 from compat.records import MAX_INT64, TORCH_VALUES
 from compat.schemes import is_url
 from compat.sources import FileSource, Source, SourceLike, open_source
 from compat.strided import swap
+from compat.suffixes import suffix_note
 
 MapLocation = Any
 _INSTALL: Final = "python -m pip install torch (see pytorch.org for the build of your machine)"
@@ -66,14 +68,19 @@ def open_checkpoint(src: SourceLike) -> Checkpoint:
     """
     source = open_source(src)
     try:
-        return detect(source).open(source)
+        found = detect(source)
+        checkpoint = found.open(source)
     except CompatError as error:
+        explain(error, source)
         source.close()
         error.source = error.source or source.name
         raise
     except BaseException:
         source.close()
         raise
+    note = suffix_note(source.name, found, all_formats()) if source.path and not source.folder else None
+    checkpoint.notes += [note] if note else []
+    return checkpoint
 
 
 def load(

@@ -14,7 +14,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
-from compat.checkpoint import MAX_DEPTH, Composite, Path, Size, TensorRecord, TorchValue, check_key, path_text
+from compat import arrays
+from compat.checkpoint import (
+    MAX_DEPTH,
+    Composite,
+    NumpyArray,
+    NumpyDType,
+    Path,
+    Size,
+    TensorRecord,
+    TorchValue,
+    check_key,
+    path_text,
+)
 from compat.composites import from_parts
 from compat.errors import Corrupt, Unsupported, brief
 from compat.records import MAX_INT64, TORCH_VALUES
@@ -41,11 +53,7 @@ def encode(node: Any, encode_tensor: EncodeTensor, path: Path = (), open_: froze
     if isinstance(node, TensorRecord):
         return {"tensor": encode_tensor(node, path)}
     if isinstance(node, Composite):
-        facts = {"kind": node.kind, "requires_grad": node.requires_grad, "parameter": node.parameter}
-        return {
-            "composite": facts,
-            "parts": {n: encode(v, encode_tensor, (*path, n)) for n, v in node.parts.items()},
-        }
+        return _encode_composite(node, encode_tensor, path)
     if id(node) in open_ or len(path) > MAX_DEPTH:
         raise Unsupported(
             f"{path_text(path)} holds itself or nests too deep", feature="containers", paths=[path_text(path)]
@@ -67,6 +75,16 @@ def encode(node: Any, encode_tensor: EncodeTensor, path: Path = (), open_: froze
     return _encode_atom(node, path)
 
 
+def _encode_composite(node: Composite, encode_tensor: EncodeTensor, path: Path) -> Any:
+    made: dict[str, Any] = {
+        "composite": {"kind": node.kind, "requires_grad": node.requires_grad, "parameter": node.parameter},
+        "parts": {n: encode(v, encode_tensor, (*path, n)) for n, v in node.parts.items()},
+    }
+    if node.attributes:
+        made["attributes"] = encode(node.attributes, encode_tensor, path)
+    return made
+
+
 _DICTS: Final[dict[type, str]] = {dict: "dict", OrderedDict: "odict", Counter: "counter"}
 _SEQUENCES: Final[dict[type, str]] = {tuple: "tuple", set: "set", frozenset: "frozenset", Size: "size"}
 
@@ -78,6 +96,11 @@ def _encode_atom(node: Any, path: Path) -> Any:
         return {"complex": struct.pack(">dd", node.real, node.imag).hex()}
     if isinstance(node, TorchValue):
         return {"torch": [node.kind, node.name]}
+    if isinstance(node, NumpyArray):
+        facts = [node.dtype, list(node.shape), base64.b64encode(node.data).decode("ascii"), node.order, node.scalar]
+        return {"numpy": facts}
+    if isinstance(node, NumpyDType):
+        return {"numpy_dtype": node.dtype}
     raise Unsupported(
         f"{path_text(path)} is {node!r:.60}",
         feature="opaque",
@@ -126,13 +149,28 @@ def _decode_composite(node: Any, below: Callable[[Any], Any]) -> Composite:
     kind = facts["kind"]
     # The parts are checked as those of a pickle stream are: by making the composite from them.
     made = from_parts(str(kind), parts)
-    return replace(made, requires_grad=bool(facts["requires_grad"]), parameter=bool(facts["parameter"]))
+    return replace(
+        made,
+        requires_grad=bool(facts["requires_grad"]),
+        parameter=bool(facts["parameter"]),
+        attributes=below(node.get("attributes")),
+    )
 
 
 def _decode_size(numbers: Any) -> Size:
     if any(type(n) is not int or abs(n) > MAX_INT64 for n in numbers):
         raise ValueError(f"a torch.Size of {brief(numbers)}")
     return Size(numbers)
+
+
+def _decode_numpy(dtype: Any, shape: Any, data: Any, order: Any, scalar: Any) -> NumpyArray:
+    return arrays.made(dtype, shape, base64.b64decode(data, validate=True), order, scalar=bool(scalar))
+
+
+def _decode_numpy_dtype(dtype: Any) -> NumpyDType:
+    if not isinstance(dtype, str) or arrays.itemsize(dtype) is None:
+        raise ValueError(f"there is no numpy dtype {brief(dtype)}")
+    return NumpyDType(dtype)
 
 
 def _decode_torch(kind: Any, name: Any) -> TorchValue:
@@ -156,5 +194,7 @@ _DECODERS: Final[dict[str, Callable[[Any, Callable[[Any], Any]], Any]]] = {
     "bytearray": lambda node, _: bytearray(base64.b64decode(node["bytearray"], validate=True)),
     "complex": lambda node, _: _decode_complex(node["complex"]),
     "composite": _decode_composite,
+    "numpy": lambda node, _: _decode_numpy(*node["numpy"]),
+    "numpy_dtype": lambda node, _: _decode_numpy_dtype(node["numpy_dtype"]),
     "torch": lambda node, _: _decode_torch(*node["torch"]),
 }

@@ -9,13 +9,15 @@ from typing import Any, Final, TypeVar
 
 from compat.data import Data
 from compat.dtypes import DTYPES
-from compat.errors import Corrupt, brief
+from compat.errors import Corrupt, Unsupported, brief
 
 Record = TypeVar("Record")
 
 # Sizes, strides and offsets are 64-bit everywhere in torch.
 MAX_INT64: Final = (1 << 63) - 1
 MAX_DIMS: Final = 64
+# The element type that an untyped storage is seen with.
+UNTYPED_DTYPE: Final = "uint8"
 
 
 def sealed(kind: type[Record]) -> type[Record]:
@@ -67,6 +69,7 @@ class TensorRecord:
         kind: `tensor`, `parameter` or `buffer` (torch.nn.Buffer).
         conj: the complex-conjugate bit; neg: the negative bit. Both change values, not bytes.
         attributes: Python attributes that were saved with the tensor.
+        subclass: the class it was saved as, where that is not one of torch's plain ones; it is not imported.
     """
 
     dtype: str
@@ -79,6 +82,7 @@ class TensorRecord:
     conj: bool = False
     neg: bool = False
     attributes: Any = None
+    subclass: GlobalRef | None = None
 
     @property
     def itemsize(self) -> int:
@@ -93,7 +97,7 @@ class TensorRecord:
     @property
     def nbytes(self) -> int:
         """Bytes of the elements, without gaps."""
-        return self.numel * self.itemsize
+        return -(-self.numel * self.itemsize // DTYPES[self.dtype].per_byte)
 
     @property
     def is_contiguous(self) -> bool:
@@ -112,15 +116,48 @@ class Composite:
     """A tensor that is made of tensors: sparse, quantized or nested.
 
     Attributes:
-        kind: the layout (`sparse_coo`…), the quantization scheme (`per_tensor_affine`…), or `nested`.
+        kind: the layout (`sparse_coo`…, `jagged`), the quantization scheme (`per_tensor_affine`…), or `nested`.
         parts: what it is made of by name, in the order of torch's own rebuild function.
         parameter: whether it is a Parameter.
+        attributes: Python attributes that were saved with the tensor.
     """
 
     kind: str
     parts: Mapping[str, Any]
     requires_grad: bool = False
     parameter: bool = False
+    attributes: Any = None
+
+
+@sealed
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class NumpyArray:
+    """A numpy array or scalar of a plain element type. Its bytes lie in the pickle stream, not in a storage.
+
+    Attributes:
+        dtype: numpy's array-protocol type string with its byte order, such as `<f4`, `|b1` or `>U5`.
+        shape: the size of each dimension, in elements; empty for a scalar.
+        data: the elements' bytes, in that byte order.
+        order: `C` or `F`: which dimension varies fastest in `data`, the last or the first.
+        scalar: whether it is a numpy scalar rather than an array without dimensions.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+    order: str = "C"
+    scalar: bool = False
+
+    def __repr__(self) -> str:
+        return f"<numpy scalar {self.dtype}>" if self.scalar else f"<numpy array {self.dtype} {brief(self.shape)}>"
+
+
+@sealed
+@dataclass(frozen=True, slots=True)
+class NumpyDType:
+    """A plain numpy dtype used as a value, by its array-protocol type string."""
+
+    dtype: str
 
 
 @sealed
@@ -232,10 +269,17 @@ class Opaque:
 @sealed
 @dataclass(frozen=True, slots=True)
 class StorageRef:
-    """A bare storage used as a value, with the element type it was typed with."""
+    """A bare storage used as a value, with the element type it was typed with.
+
+    Attributes:
+        whole: the storage that it is a part of, where old files say so: tensors of both share its bytes.
+        begin: where in the whole it begins, in elements.
+    """
 
     storage: StorageRecord
     dtype: str
+    whole: StorageRecord | None = None
+    begin: int = 0
 
 
 def is_contiguous(shape: Sequence[int], stride: Sequence[int]) -> bool:
@@ -269,6 +313,7 @@ def check_bounds(record: TensorRecord, *, source: object = None, path: str = "")
 
     Raises:
         Corrupt: a negative size, stride or offset, or an element behind the storage's end.
+        Unsupported: elements smaller than a byte lie elsewhere than in order from the storage's begin.
     """
     where = f"tensor {path!r}" if path else "a tensor"
     if len(record.shape) != len(record.stride) or len(record.shape) > MAX_DIMS:
@@ -284,6 +329,9 @@ def check_bounds(record: TensorRecord, *, source: object = None, path: str = "")
     if 0 in record.shape or record.storage.data is None:
         return
     last = record.storage_offset + sum((n - 1) * s for n, s in zip(record.shape, record.stride, strict=True))
-    needed = (last + 1) * record.itemsize
+    per_byte = DTYPES[record.dtype].per_byte
+    if per_byte > 1 and (record.storage_offset or not record.is_contiguous):
+        raise Unsupported(f"{where} of {record.dtype} does not begin and end with its storage", feature="strides")
+    needed = -(-(last + 1) * record.itemsize // per_byte)
     if needed > record.storage.nbytes:
         raise Corrupt(f"{where} needs {needed:,} bytes of a storage of {record.storage.nbytes:,}", source=source)

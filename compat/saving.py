@@ -12,13 +12,15 @@ from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any, Final
 
-from compat import composites, formats
-from compat.atomic import Counted, atomic_files, atomic_target, check_target, write_to
+from compat import arrays, composites, formats
+from compat.atomic import Counted, atomic_files, atomic_target, check_target, target_path, write_to
 from compat.checkpoint import (
     MAX_DEPTH,
     Checkpoint,
     Composite,
     GlobalRef,
+    NumpyArray,
+    NumpyDType,
     Opaque,
     Path,
     Size,
@@ -34,7 +36,7 @@ from compat.dtypes import DTYPES
 from compat.errors import CompatError, Unsupported
 from compat.formats import Format, WriteOptions, Written
 from compat.loading import import_torch
-from compat.records import TORCH_VALUES
+from compat.records import TORCH_VALUES, UNTYPED_DTYPE
 
 
 def save(obj: Any, dst: Any, *, format: str | None = None, overwrite: bool = False) -> Written:  # noqa: A002
@@ -54,7 +56,7 @@ def save(obj: Any, dst: Any, *, format: str | None = None, overwrite: bool = Fal
         TargetExists: there is a file and `overwrite` is False.
     """
     if isinstance(dst, (str, os.PathLike)):
-        target = FilePath(dst)
+        target = target_path(dst)
         chosen = formats.get(format) if format else formats.for_target(target)
         check_target(target, overwrite=overwrite, folder=chosen.shape == "folder")
         with staged(chosen, capture(obj), target, WriteOptions(), overwrite=overwrite) as (_, written):
@@ -156,6 +158,8 @@ class _Capturer:
             return builder(self, node, path)
         if isinstance(node, torch.Tensor):
             return self._tensor(node, path)
+        if isinstance(node, (torch.UntypedStorage, torch.storage.TypedStorage)):
+            return self._storage_ref(node, path)
         if isinstance(node, torch.Size):
             return Size(node)
         for kind, type_ in (("dtype", torch.dtype), ("device", torch.device), ("layout", torch.layout)):
@@ -163,8 +167,11 @@ class _Capturer:
                 return self._torch_value(TorchValue(kind, str(node).removeprefix("torch.")), path)
         if isinstance(node, (torch.memory_format, torch.qscheme)):
             return self._torch_value(TorchValue(type(node).__name__, str(node).removeprefix("torch.")), path)
-        if isinstance(node, (Opaque, GlobalRef, StorageRef)):
+        if isinstance(node, (Opaque, GlobalRef, StorageRef, NumpyArray, NumpyDType)):
             return node
+        array = arrays.from_live(node, path_text(path))
+        if array is not None:
+            return array
         hint = "Save its state_dict() instead." if isinstance(node, torch.nn.Module) else None
         raise Unsupported(
             f"{path_text(path)} is a {type(node).__module__}.{type(node).__qualname__}",
@@ -205,9 +212,11 @@ class _Capturer:
     def _tensor(self, tensor: Any, path: Path) -> TensorRecord | Composite:
         torch = self.torch
         where = path_text(path)
-        if type(tensor) not in (torch.Tensor, torch.nn.Parameter, getattr(torch.nn, "Buffer", None)):
+        named = f"{type(tensor).__module__}.{type(tensor).__qualname__}"
+        plain = (torch.Tensor, torch.nn.Parameter, getattr(torch.nn, "Buffer", None))
+        if type(tensor) not in plain and named != composites.JAGGED_CLASS:
             raise Unsupported(
-                f"{where} is a {type(tensor).__module__}.{type(tensor).__qualname__}",
+                f"{where} is a {named}",
                 feature="subclass",
                 paths=[where],
                 expected="a plain torch.Tensor or Parameter",
@@ -220,13 +229,26 @@ class _Capturer:
     def _composite(self, tensor: Any, kind: str, parts: dict[str, Any], path: Path) -> Composite:
         return Composite(
             kind=kind,
-            parts={
-                name: self._record(value, path) if name == "data" else self.tree(value, (*path, name))
-                for name, value in parts.items()
-            },
+            parts={name: self._part(kind, name, value, path) for name, value in parts.items()},
             requires_grad=tensor.requires_grad,
             parameter=isinstance(tensor, self.torch.nn.Parameter),
+            attributes=self._attributes(tensor, path),
         )
+
+    def _part(self, kind: str, name: str, value: Any, path: Path) -> Any:
+        if name == "data":
+            return self._record(value, path)
+        if kind == "jagged" and isinstance(value, self.torch.Tensor):
+            # Without the marks of torch's compiler, which every jagged tensor puts on its parts anew.
+            if id(value) not in self.done:
+                self.kept.append(value)
+                self.done[id(value)] = replace(self._record(value.detach(), (*path, name)), requires_grad=False)
+            return self.done[id(value)]
+        return self.tree(value, (*path, name))
+
+    def _attributes(self, tensor: Any, path: Path) -> Any:
+        attributes = composites.attributes_of(tensor)
+        return self.tree(attributes, (*path, "attributes")) if attributes else None
 
     def _record(self, tensor: Any, path: Path) -> TensorRecord:
         torch, where = self.torch, path_text(path)
@@ -238,16 +260,27 @@ class _Capturer:
             shape=tuple(tensor.shape),
             stride=tuple(tensor.stride()),
             storage_offset=tensor.storage_offset(),
-            storage=self._storage(tensor),
+            storage=self._storage(tensor.untyped_storage()),
             requires_grad=tensor.requires_grad,
             kind="parameter" if isinstance(tensor, torch.nn.Parameter) else "tensor",
             conj=tensor.is_conj(),
             neg=tensor.is_neg(),
-            attributes=self.tree(dict(vars(tensor)), (*path, "attributes")) if vars(tensor) else None,
+            attributes=self._attributes(tensor, path),
         )
 
-    def _storage(self, tensor: Any) -> StorageRecord:
-        storage = tensor.untyped_storage()
+    def _storage_ref(self, storage: Any, path: Path) -> StorageRef:
+        """A bare storage; a typed one says its type."""
+        if isinstance(storage, self.torch.UntypedStorage):
+            return StorageRef(self._storage(storage), UNTYPED_DTYPE)
+        name = str(storage.dtype).removeprefix("torch.")
+        if name not in DTYPES:
+            raise Unsupported(f"{path_text(path)} has dtype {name}", feature="dtype", paths=[path_text(path)])
+        # The public way warns, and the field had another name before torch 2.0.
+        record = self._storage(vars(storage).get("_untyped_storage", vars(storage).get("_storage")))
+        record.dtype = name
+        return StorageRef(record, name)
+
+    def _storage(self, storage: Any) -> StorageRecord:
         known = self.storages.get(storage._cdata)  # noqa: SLF001 - the only identity a storage has
         if known is None:
             device = str(storage.device)

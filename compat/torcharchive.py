@@ -15,6 +15,8 @@ from compat.sources import Source
 from compat.zipdir import LOCAL_SIGNATURE, Archive
 
 PICKLE: Final = "data.pkl"
+CONSTANTS: Final = "constants.pkl"
+CODE: Final = "code/"
 _SMALL_RECORD: Final = 256
 # Pickle streams of this size are read whatever they inflate from; larger ones may not have shrunk more than that.
 MAX_INFLATED: Final = 16 * 1024 * 1024
@@ -41,6 +43,14 @@ def root_of(archive: Archive, record: str = PICKLE) -> str | None:
     """The outermost folder that holds a record, with its slash; None where none does."""
     roots = [name[: -len(record)] for name in archive.entries if name.rpartition("/")[2] == record]
     return min(roots, key=lambda root: root.count("/"), default=None)
+
+
+def is_script(archive: Archive, root: str) -> bool:
+    """Whether an archive is one of torch.jit.save: it has code, or a stream of the constants of that code.
+
+    One of the two is enough: an archive that lost the other is a damaged script, and none of torch.save.
+    """
+    return any(name.startswith((f"{root}{CONSTANTS}", f"{root}{CODE}")) for name in archive.entries)
 
 
 def small_text(archive: Archive, name: str) -> str | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from dataclasses import replace
 from typing import Any, Final
 
 from compat.data import read
@@ -121,7 +122,9 @@ class _Description:
             raise Corrupt(f"modules nest deeper than {_MAX_NESTING} levels", source=self.archive.source.name)
         for facts in module.get("parameters", []):
             record = self.tensors[int(facts["tensorId"])]
-            self.state[f"{prefix}{facts['name']}"] = record
+            # `caffe2/proto/torch.proto` of 1.2: ParameterDef.isBuffer, which JSON leaves out where it is false.
+            kind = "tensor" if facts.get("isBuffer", False) else "parameter"
+            self.state[f"{prefix}{facts['name']}"] = replace(record, kind=kind)
         for facts in module.get("attributes", []):
             value = self.values[int(facts["id"])]
             # Before 1.3 buffers of traced modules were attributes like any other tensor.

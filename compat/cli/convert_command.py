@@ -10,6 +10,7 @@ import click
 
 from compat.cli._output import guarded, json_option, print_json, printable, shorten, size_text
 from compat.converting import ALLOWABLE, Conversion, convert
+from compat.errors import counted
 
 
 @click.command("convert")
@@ -59,7 +60,7 @@ def _print(done: Conversion) -> None:
     verified = "verified" if done.verified else "not verified"
     click.echo(
         f"{printable(done.source)} ({done.source_format}) → {printable(done.target)} ({done.target_format}): "
-        f"{done.tensors:,} tensors, {size_text(done.nbytes)}, {verified}, {done.seconds:.2f} s"
+        f"{counted(done.tensors, 'tensor')}, {size_text(done.nbytes)}, {verified}, {done.seconds:.2f} s"
     )
     for feature, paths in done.lost.items():
         click.echo(f"  lost, {feature}: {shorten(paths)}")
@@ -69,3 +70,5 @@ def _print(done: Conversion) -> None:
         before, after = next(iter(done.renamed.items()))
         more = f" and {len(done.renamed) - 1:,} more" if len(done.renamed) > 1 else ""
         click.echo(f"  named otherwise in the file: {printable(before)} is {printable(after)}{more}")
+    for note in done.notes:
+        click.echo(f"  note: {printable(note)}")

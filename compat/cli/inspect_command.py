@@ -7,6 +7,7 @@ import click
 from compat.checkpoint import Checkpoint, StorageRecord, TensorRecord, path_text, walk
 from compat.cli._output import guarded, json_option, print_json, printable, size_text
 from compat.diffing import describe
+from compat.errors import counted
 from compat.loading import open_checkpoint
 
 
@@ -73,8 +74,8 @@ def _print(checkpoint: Checkpoint, *, show_all: bool) -> None:
     total = sum(storage.nbytes for storage in storages)
     click.echo(f"{printable(checkpoint.source)}: {checkpoint.format}")
     shared = len(checkpoint.tensors) - len(storages)
-    note = f", {shared} of them share storage with another" if shared else ""
-    click.echo(f"{len(checkpoint.tensors):,} tensors in {size_text(total)}{note}")
+    note = f", {shared:,} of them {'shares' if shared == 1 else 'share'} storage with another" if shared else ""
+    click.echo(f"{counted(len(checkpoint.tensors), 'tensor')} in {size_text(total)}{note}")
     devices = sorted({storage.device for storage in storages} - {"cpu"})
     if devices:
         click.echo(f'saved on {", ".join(devices)}: load with map_location="cpu" where that is not to be had')
@@ -89,7 +90,7 @@ def _print(checkpoint: Checkpoint, *, show_all: bool) -> None:
         click.echo("beside the tensors:")
         _table([(printable(path), printable(value)) for path, value in values], show_all=show_all)
     for note_text in checkpoint.notes:
-        click.echo(f"note: {note_text}")
+        click.echo(f"note: {printable(note_text)}")
 
 
 def _remarks(record: TensorRecord) -> str:

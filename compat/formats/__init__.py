@@ -25,6 +25,7 @@ _MODULES: Final = {
     "safetensors-sharded": "compat.formats.safetensors_sharded",
     "torch-legacy": "compat.formats.torch_legacy",
     "torch-sharded": "compat.formats.torch_sharded",
+    "torch-tar": "compat.formats.torch_tar",
     "torch-zip": "compat.formats.torch_zip",
     "torchscript": "compat.formats.torchscript",
 }
@@ -64,7 +65,7 @@ def detect(source: Source) -> Format:
     for candidate in all_formats():
         if (source.folder is None or candidate.shape != "file") and candidate.detect(source):
             return candidate
-    raise diagnose(source, names())
+    raise diagnose(source, list(all_formats()))
 
 
 def for_target(path: PurePath) -> Format:
@@ -80,6 +81,15 @@ def for_target(path: PurePath) -> Format:
         if name.endswith(suffix) if suffix else not path.suffix:
             return asked[suffix]
     known = sorted(filter(None, asked))
+    for candidate in all_formats():
+        if not candidate.writable and name.endswith(candidate.suffixes):
+            raise Unsupported(
+                f"{candidate.name} can be read, not written",
+                feature="format",
+                source=path,
+                expected=f"one of {' '.join(known)}",
+                hint="Choose another suffix for the target, or name its format: format=… (--to …).",
+            )
     raise Unsupported(
         f"the suffix {path.suffix!r} says no format",
         feature="format",

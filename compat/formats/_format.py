@@ -104,6 +104,7 @@ class Format:
         write: write a checkpoint as one file; None where the format is only read.
         write_files: the same for a checkpoint of several files: into an empty folder, which the caller verifies,
             syncs and moves to its place.
+        left_behind: what a file of this format has beside a checkpoint's content, which no conversion takes along.
         unpickles: whether `torch.load(weights_only=False)` would execute what such a file says.
         capabilities: what it keeps.
     """
@@ -119,6 +120,7 @@ class Format:
     shards: str | None = None
     asked_by: tuple[str, ...] = ()
     unpickles: bool = False
+    left_behind: str | None = None
     capabilities: Capabilities
 
     @property

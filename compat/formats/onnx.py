@@ -219,6 +219,7 @@ FORMAT = Format(
     suffixes=(".onnx",),
     detect=_detect,
     open=_open,
+    left_behind="the graph",
     capabilities=Capabilities(
         dtypes=frozenset(dtype.name for dtype in BY_ONNX.values()),
         aliasing=False,

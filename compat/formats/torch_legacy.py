@@ -3,12 +3,15 @@
 - layout: five pickles (magic number, protocol version, system facts, the content, the storages' keys), then
   each storage in the keys' order: its number of elements as 8 bytes, and its bytes.
 - kept: everything that the neutral model holds, exactly.
-- read: what torch writes and cannot read back too: float8, uint16/32/64, complex32, bits, float4; views of
-  storages (`view_metadata`, torch 0.2 to 0.3); big-endian writers.
+- read: what torch writes and cannot read back too: float8, uint16/32/64, complex32, bits, float4; protocol 0;
+  views of storages (`view_metadata`, torch 0.2 to 0.3).
+- big-endian writers: their storages are little-endian too, only the number of elements is as the machine has
+  it in torch before 1.9. Complex numbers come out of them with their parts exchanged or not at all: refused.
 - checked: that every storage is described once, lies inside the file, and that all tensors lie inside it.
 - no sums: the format has none, so a flipped bit of a tensor cannot be seen.
 
-Source of the layout: `torch/serialization.py` (`_legacy_save`, `_legacy_load`).
+Source of the layout: `torch/serialization.py` (`_legacy_save`, `_legacy_load`); of the byte order:
+`torch/csrc/serialization.cpp` (`THPStorage_writeFileRaw`).
 """
 
 from __future__ import annotations
@@ -18,19 +21,21 @@ from typing import Any, BinaryIO, Final
 from compat.checkpoint import Checkpoint, StorageRecord, StorageRef
 from compat.data import FileData, SlicedData, read
 from compat.dtypes import DTYPES
-from compat.errors import Corrupt, brief
+from compat.errors import Corrupt, Unsupported, brief
 from compat.formats._format import Capabilities, Format, WriteOptions, Written
 from compat.pickles import PickleWriter, read_pickle
 from compat.pickles.writer import storage_class
 from compat.rebuild import MEANINGS, settle
 from compat.sources import Source
 from compat.strided import swap
-from compat.torchfile import Storages, checked, storages_of, untypable
+from compat.torchfile import Storages, checked, refuse_many_parts, storages_of, untypable
 
 MAGIC: Final = 0x1950A86A20F9469CFC6C
 _PROTOCOL: Final = 1001
 _MAGIC_BYTES: Final = (MAGIC.to_bytes(10, "little"), str(MAGIC).encode())
 _VIEW_FIELDS: Final = 6
+# Before each storage, its number of elements.
+_COUNT: Final = 8
 # A stream is read in growing pieces until it is whole: its length stands nowhere.
 _FIRST_READ: Final = 1 << 20
 
@@ -64,12 +69,15 @@ class _Views(Storages):
             raise Corrupt(f"view {key} of storage {parent.storage.key} reaches outside it", source=self.source)
         if key == parent.storage.key:
             return parent
+        if key in self.found:
+            raise Corrupt(f"storage {key} is said to be a part of storage {parent.storage.key}", source=self.source)
         if key not in self.views:
             record = StorageRecord(
                 key=key, nbytes=numel * width, device=parent.storage.device, dtype=parent.storage.dtype
             )
             self.views[key] = (parent.storage.key, offset * width, record)
-        return StorageRef(self.views[key][2], parent.dtype)
+        whole, begin, record = self.views[key]
+        return StorageRef(record, parent.dtype, self.found[whole], begin // width)
 
 
 def _streams(source: Source) -> tuple[dict[str, Any], Any, list[Any], int, list[str], _Views]:
@@ -114,17 +122,20 @@ def _open(source: Source) -> Checkpoint:
     byteorder = "little" if system.get("little_endian", True) else "big"
     if sorted(map(str, keys)) != sorted(storages.found):
         raise Corrupt("the list of storages is not that of the content", source=source.name, offset=position)
+    behind = sum(_COUNT + storages.found[str(key)].nbytes for key in keys)
     for key in map(str, keys):
-        position = _place(source, storages.found[key], position, byteorder)
+        behind -= _COUNT + storages.found[key].nbytes
+        position = _place(source, storages.found[key], position, byteorder, behind)
     for parent, offset, record in storages.views.values():
         whole = storages.found[parent]
         if whole.data is not None:
             record.data = SlicedData(parent=whole.data, offset=offset, nbytes=record.nbytes)
-            record.byteorder = byteorder
+    settled = settle(tree)
+    refuse_many_parts(settled, source)
     return checked(
         Checkpoint(
             format=FORMAT.name,
-            tree=settle(tree),
+            tree=settled,
             source=source.name,
             globals=list(dict.fromkeys(named)),
             metadata={"byteorder": byteorder, "protocol_version": _PROTOCOL},
@@ -134,10 +145,21 @@ def _open(source: Source) -> Checkpoint:
     )
 
 
-def _place(source: Source, storage: StorageRecord, position: int, byteorder: str) -> int:
-    """Say where a storage's bytes lie, and where the next storage begins."""
-    stated = int.from_bytes(source.read(position, 8), "little" if byteorder == "little" else "big")
-    width = DTYPES[storage.dtype or "uint8"].itemsize
+def _place(source: Source, storage: StorageRecord, position: int, byteorder: str, behind: int) -> int:
+    """Say where a storage's bytes lie, and where the next storage begins; `behind` are the bytes of all later ones."""
+    if position + _COUNT > source.size:
+        raise _cut(source, storage, position + _COUNT + storage.nbytes, behind)
+    count, dtype = source.read(position, _COUNT), DTYPES[storage.dtype or "uint8"]
+    width = dtype.itemsize
+    stated = int.from_bytes(count, "little")
+    if byteorder == "big":
+        if dtype.component < width:
+            raise Unsupported(
+                f"storage {storage.key} of {dtype.name} comes from a big-endian machine, which mixes its parts up",
+                feature="byteorder",
+                source=source.name,
+            )
+        stated = stated if stated * width == storage.nbytes else int.from_bytes(count, "big")
     if stated * width != storage.nbytes:
         raise Corrupt(
             f"storage {storage.key} has {stated:,} elements of {width} bytes",
@@ -145,18 +167,23 @@ def _place(source: Source, storage: StorageRecord, position: int, byteorder: str
             offset=position,
             expected=f"{storage.nbytes:,} bytes, as the content says",
         )
-    begin = position + 8
+    begin = position + _COUNT
     if begin + storage.nbytes > source.size:
-        raise Corrupt(
-            f"ends inside storage {storage.key}: {begin + storage.nbytes - source.size:,} of its "
-            f"{storage.nbytes:,} bytes are missing",
-            source=source.name,
-            offset=begin,
-            hint="The file is cut short; get it again.",
-        )
+        raise _cut(source, storage, begin + storage.nbytes, behind)
     storage.data = FileData(source=source, offset=begin, nbytes=storage.nbytes)
-    storage.byteorder = byteorder
     return begin + storage.nbytes
+
+
+def _cut(source: Source, storage: StorageRecord, end: int, behind: int) -> Corrupt:
+    missing = min(end - source.size, storage.nbytes)
+    rest = f", and the {behind:,} bytes behind it" if behind else ""
+    return Corrupt(
+        f"ends inside storage {storage.key}: {missing:,} of its {storage.nbytes:,} bytes are missing{rest}",
+        source=source.name,
+        offset=source.size,
+        expected=f"{end + behind:,} bytes in all",
+        hint="The file is cut short; get it again.",
+    )
 
 
 def _write(checkpoint: Checkpoint, target: BinaryIO, options: WriteOptions) -> Written:

@@ -2,7 +2,9 @@
 
 - kept: everything that the neutral model holds, exactly: dtypes, strides, offsets, shared storages, device
   tags, Parameters, `_metadata`, extras, opaque objects.
-- read: any root folder name, stored and deflated records, `byteorder`, storages with and without a type.
+- read: any root folder name, stored and deflated records, storages with and without a type; pickle protocols
+  0 to 5 and what Python 2 wrote; `byteorder`, by which elements are swapped by the width they are shown with.
+- read too where torch does: bytes before the first record, as long as they begin like one.
 - checked: the directory, local headers, sums of the records that are read, sizes and bounds of all tensors.
 - written: protocol 2 stream, records aligned to 64 bytes, CRC-32 of every record.
 
@@ -22,7 +24,7 @@ from compat.pickles.writer import storage_class
 from compat.rebuild import MEANINGS, settle
 from compat.sources import Source
 from compat.strided import swap
-from compat.torcharchive import PICKLE, archive_of, byteorder_of, facts_of, place_storage, root_of, stream_of
+from compat.torcharchive import PICKLE, archive_of, byteorder_of, facts_of, is_script, place_storage, root_of, stream_of
 from compat.torchfile import Storages, checked, storages_of, untypable
 from compat.zipdir import Archive, ArchiveWriter
 
@@ -30,7 +32,7 @@ from compat.zipdir import Archive, ArchiveWriter
 def _detect(source: Source) -> bool:
     archive = archive_of(source)
     root = None if archive is None else root_of(archive)
-    return archive is not None and root is not None and f"{root}constants.pkl" not in archive.entries
+    return archive is not None and root is not None and not is_script(archive, root)
 
 
 def _open(source: Source) -> Checkpoint:

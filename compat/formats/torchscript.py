@@ -28,12 +28,22 @@ from compat.pickles import read_pickle
 from compat.pickles.reader import Meaning
 from compat.rebuild import MEANINGS, settle
 from compat.sources import Source
-from compat.torcharchive import PICKLE, archive_of, byteorder_of, facts_of, place_storage, root_of, stream_of
+from compat.torcharchive import (
+    CODE,
+    CONSTANTS,
+    PICKLE,
+    archive_of,
+    byteorder_of,
+    facts_of,
+    is_script,
+    place_storage,
+    root_of,
+    stream_of,
+)
 from compat.torchfile import Storages, checked
 from compat.torchscript_json import DESCRIPTION, read_json_archive
 from compat.zipdir import Archive
 
-_CONSTANTS: Final = "constants.pkl"
 _MAX_CODE: Final = 64 * 1024 * 1024
 _MAX_NESTING: Final = 100
 _CLASS: Final = re.compile(r"^class (\S+)\(.*\):$")
@@ -69,7 +79,10 @@ def _detect(source: Source) -> bool:
     archive = archive_of(source)
     if archive is None:
         return False
-    return root_of(archive, DESCRIPTION) is not None or None not in (root_of(archive, _CONSTANTS), root_of(archive))
+    if root_of(archive, DESCRIPTION) is not None:
+        return True
+    root = root_of(archive)
+    return root is not None and is_script(archive, root)
 
 
 def _stream(archive: Archive, root: str, record: str, folder: str) -> tuple[Any, list[str]]:
@@ -95,12 +108,12 @@ def _declarations(archive: Archive, root: str) -> dict[str, _Declared]:
     found: dict[str, _Declared] = {}
     budget = _MAX_CODE
     for name, entry in archive.entries.items():
-        if not name.startswith(f"{root}code/") or not name.endswith(".py"):
+        if not name.startswith(f"{root}{CODE}") or not name.endswith(".py"):
             continue
         budget -= entry.nbytes
         if budget < 0:
             raise Corrupt(f"holds more than {_MAX_CODE:,} bytes of code", source=archive.source.name)
-        module = name[len(root) + len("code/") : -len(".py")].replace("/", ".")
+        module = name[len(root) + len(CODE) : -len(".py")].replace("/", ".")
         text = bytes(read(archive.data(name))).decode("utf-8", "replace")
         current = ""
         for line in text.splitlines():
@@ -126,7 +139,7 @@ class _Modules:
         if depth > _MAX_NESTING:
             raise Corrupt(f"modules nest deeper than {_MAX_NESTING} levels")
         attributes = module.state if isinstance(module.state, dict) else {}
-        declared = self.declared.get(str(module.name), _Declared())
+        declared = self._declared_by(module, attributes)
         buffers = declared.buffers
         if buffers is None:
             # Up to torch 1.4 the code says only which tensors are parameters.
@@ -142,6 +155,12 @@ class _Modules:
                 self.walk(value, f"{prefix}{name}.", depth + 1)
             elif name not in declared.parameters and name not in buffers:
                 self.attributes[f"{prefix}{name}"] = value
+
+    def _declared_by(self, module: Opaque, attributes: Mapping[str, Any]) -> _Declared:
+        found = self.declared.get(str(module.name))
+        if found is None and any(isinstance(value, (TensorRecord, Composite)) for value in attributes.values()):
+            raise Corrupt(f"a module is of the class {module.name:.200}", expected="a class that the archived code has")
+        return found or _Declared()
 
 
 def _is_module(value: Opaque) -> bool:
@@ -174,7 +193,7 @@ def _open_pickled(archive: Archive) -> Checkpoint:
     source = archive.source
     root = root_of(archive) or ""
     module, named = _stream(archive, root, PICKLE, "data")
-    constants, more = _stream(archive, root, _CONSTANTS, "constants")
+    constants, more = _stream(archive, root, CONSTANTS, "constants")
     if not isinstance(module, Opaque):
         raise Corrupt(f"the archived module is a {type(module).__name__}", source=source.name)
     modules = _Modules(_declarations(archive, root))
@@ -204,5 +223,6 @@ FORMAT = Format(
     suffixes=(".pt", ".jit", ".ts"),
     detect=_detect,
     open=_open,
+    left_behind="the code",
     capabilities=Capabilities(metadata=False, opaque=False, mmap=True),
 )

@@ -97,6 +97,13 @@ class _Planner:
                 paths=[where],
                 hint='Store it as raw bits that only compat gives back: allow_loss=["dtype"] (--allow-loss dtype).',
             )
+        if record.subclass is not None:
+            raise Unsupported(
+                f"tensor {where!r} is a {record.subclass.name}, a class that the format cannot name",
+                feature="opaque",
+                paths=[where],
+                hint="A torch format keeps it; or save the plain tensor that it is.",
+            )
         if record.nbytes > MAX_HIDDEN * record.storage.nbytes + FREE:
             raise Unsupported(
                 f"tensor {where!r} is an expanded view: {record.nbytes:,} bytes out of {record.storage.nbytes:,}",

@@ -10,11 +10,16 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
-from compat.checkpoint import GlobalName, Opaque
+from compat.checkpoint import GlobalName, Opaque, TensorRecord, TorchValue
+from compat.data import MemoryData
 from compat.errors import Corrupt, brief
+from compat.pickles.textid import parse_text_id
 from compat.pickles.vet import DEFAULT_LIMITS, Limits, vet
 
 # Python 2 names of modules, as `pickle.Unpickler(fix_imports=True)` would map them.
@@ -60,6 +65,7 @@ class StandIn(Opaque):
 
     def __setstate__(self, state: Any) -> None:
         """What BUILD calls."""
+        type(self).spend((state,))
         self.state = state if self.state is None else (self.state, state)
 
     def append(self, item: Any) -> None:
@@ -95,7 +101,11 @@ class Meaning:
     def __call__(self, *args: Any) -> Any:
         """What REDUCE calls: our own function, with the stream's arguments."""
         self._spend(args)
-        return self._call(*args)
+        made = self._call(*args)
+        if isinstance(made, TensorRecord) and isinstance(made.storage.data, MemoryData):
+            # Bytes of the stream that become a tensor's: every such tensor will have its own copy of them.
+            self._spend((made.storage.data.buffer,))
+        return made
 
     def __setstate__(self, state: object) -> None:
         """What BUILD calls: refused."""
@@ -137,9 +147,13 @@ class _Unpickler(pickle.Unpickler):
         if found is None:
             if len(self.named) >= self._limit:
                 raise pickle.UnpicklingError(f"more than {self._limit:,} different globals")
-            found = self._meanings.get(full)
+            # A constant that pickle takes for `torch.channels_last` of whatever module imports torch.
+            constant = self._meanings.get(name)
+            found = self._meanings.get(full, constant if isinstance(constant, TorchValue) else None)
             if isinstance(found, Meaning):
                 found = found.counted(self._spend)
+            elif isinstance(found, type):
+                found = type("StandIn", (found,), {"__slots__": (), "spend": staticmethod(self._spend)})
             elif found is None:
                 facts = {"__slots__": (), "global_name": named, "spend": staticmethod(self._spend)}
                 found = type("StandIn", (StandIn,), facts)
@@ -148,9 +162,35 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any, /) -> Any:
         """What a persistent id stands for."""
+        if isinstance(pid, str):
+            self._spend((pid,))
+            pid = parse_text_id(pid, self.find_class)
         if self._persistent is None:
             raise pickle.UnpicklingError(f"refers to a persistent object {brief(pid)}, which this format has none of")
         return self._persistent(pid)
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Where a pickle stream was read: the bytes, the offset in them, and whom they belong to."""
+
+    data: memoryview
+    start: int
+    source: str
+
+
+_WATCHING: Final[ContextVar[list[Stream] | None]] = ContextVar("watching", default=None)
+
+
+@contextmanager
+def watched() -> Iterator[list[Stream]]:
+    """A list of every stream that is read meanwhile, whichever format it lies in, before it is vetted."""
+    streams: list[Stream] = []
+    token = _WATCHING.set(streams)
+    try:
+        yield streams
+    finally:
+        _WATCHING.reset(token)
 
 
 def read_pickle(
@@ -179,6 +219,9 @@ def read_pickle(
         Corrupt: the stream breaks the rules of pickles, or those of what its names stand for.
         Unsupported: it refers to things outside the file.
     """
+    watching = _WATCHING.get()
+    if watching is not None:
+        watching.append(Stream(memoryview(data), start, "" if source is None else str(source)))
     end = vet(data, start, limits=limits, source=source)
     unpickler = _Unpickler(memoryview(data)[start:end], meanings, persistent, limits)
     try:

@@ -11,6 +11,7 @@ Source of the opcodes and their stack effects: CPython's `Lib/pickletools.py` an
 from __future__ import annotations
 
 import pickletools
+import re
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -46,6 +47,9 @@ _WEIGHT_CAP: Final = _WEIGHT_MASK >> 8  # what no budget admits need not be coun
 _SLACK: Final = 4096
 _INDEX_DIGITS: Final = 18
 
+# What `repr` of Python 2 made of a byte string.
+_QUOTED: Final = re.compile(rb"""(['"])(?:[^\\]|\\(?:[\\'"nrt]|x[0-9a-fA-F]{2}))*\1""")
+
 _LINE: Final = -1
 _TWO_LINES: Final = -2
 _SIZED: Final = -3  # a little-endian length, then that many bytes: _LENGTH_WIDTH says how wide
@@ -71,7 +75,7 @@ _SPECIAL: Final = {
     **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), "put"),
     **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), "get"),
     **dict.fromkeys(("EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "READONLY_BUFFER"), "refused"),
-    **{name: name.lower() for name in ("MARK", "MEMOIZE", "POP", "DUP", "FRAME", "STOP", "PROTO")},
+    **{name: name.lower() for name in ("STRING", "MARK", "MEMOIZE", "POP", "DUP", "FRAME", "STOP", "PROTO")},
 }
 _TAKEN: Final = {
     **dict.fromkeys(("BINPERSID", "TUPLE1", "APPENDS", "SETITEMS", "ADDITEMS"), 1),
@@ -192,6 +196,11 @@ class _Walk:
             size = int.from_bytes(self.data[position + 1 : following], "little")
             if size > self.end - following:
                 raise self.corrupt(f"a frame of {size:,} bytes is declared", position)
+        elif kind == "string":
+            # Other escapes would make the C unpickler warn, and no writer makes them.
+            if not _QUOTED.fullmatch(bytes(self.data[position + 1 : following]).strip()):
+                raise self.corrupt("a text is quoted in no way that Python 2 quotes", position)
+            stack.append(0)
         elif kind == "refused":
             raise Unsupported(
                 f"the pickle stream uses {effect.name}, which refers to things outside the file",

@@ -12,11 +12,14 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from compat.arrays import to_opaque
 from compat.checkpoint import (
     MAX_DEPTH,
     Composite,
     GlobalName,
     GlobalRef,
+    NumpyArray,
+    NumpyDType,
     Opaque,
     Size,
     StorageRecord,
@@ -25,7 +28,7 @@ from compat.checkpoint import (
     TorchValue,
     path_text,
 )
-from compat.composites import KEEPS_GRADIENT, to_call
+from compat.composites import KEEPS_GRADIENT, TYPED_CALL, to_call
 from compat.dtypes import DTYPES
 from compat.errors import Unsupported
 
@@ -238,8 +241,14 @@ class PickleWriter:
             self._save(node.state, path)
             self._out.append(b"b")
 
+    def _numpy(self, node: NumpyArray | NumpyDType, path: tuple[Any, ...]) -> None:
+        described = to_opaque(node)
+        self._opaque(described, path)
+        self._memo[id(node)] = self._memo[id(described)]
+        self._kept.append(node)
+
     def _storage_ref(self, node: StorageRef, path: tuple[Any, ...]) -> None:
-        self._storage(node.storage, node.dtype, path)
+        self._storage(node.storage, node.dtype if node.storage.dtype else None, path)
 
     def _storage(self, storage: StorageRecord, dtype: str | None, path: tuple[Any, ...]) -> None:
         if self._persistent_id is None:
@@ -249,22 +258,25 @@ class PickleWriter:
 
     def _tensor(self, node: TensorRecord, path: tuple[Any, ...]) -> None:
         if node.kind == "parameter":
-            self._parameter(node, path)
-        elif node.attributes:
-            self._global("torch._tensor._rebuild_from_type_v2")
-            self._out.append(b"(")
-            name, args = self._tensor_call(node)
-            self._global(name)
-            self._global("torch.Tensor")
-            self._tensor_args(args, path)
-            self._save(node.attributes, path)
-            self._out.append(b"tR")
+            self._parameter(node, *self._tensor_call(node, requires_grad=False), path)
         else:
-            name, args = self._tensor_call(node)
-            self._global(name)
-            self._tensor_args(args, path)
-            self._out.append(b"R")
+            self._made(*self._tensor_call(node), node, path)
         self._remember(node)
+
+    def _made(self, name: str, args: tuple[Any, ...], node: TensorRecord | Composite, path: tuple[Any, ...]) -> None:
+        """A call of a rebuild function; one with a class or attributes through the function for those."""
+        subclass = node.subclass.name if isinstance(node, TensorRecord) and node.subclass else "torch.Tensor"
+        typed = name != TYPED_CALL and bool(node.attributes or subclass != "torch.Tensor")
+        if typed:
+            self._global(TYPED_CALL)
+            self._out.append(b"(")
+        self._global(name)
+        if typed:
+            self._global(subclass)
+        self._tensor_args(args, path)
+        if typed:
+            self._save(node.attributes, path)
+        self._out.append(b"tR" if typed else b"R")
 
     def _composite(self, node: Composite, path: tuple[Any, ...]) -> None:
         name, args = to_call(node)
@@ -276,21 +288,16 @@ class PickleWriter:
                 hint="torch's own files lose that: save its detach(), or a Parameter.",
             )
         if node.parameter:
-            self._global("torch._utils._rebuild_parameter")
-            self._out.append(b"(")
-        self._global(name)
-        self._tensor_args(args, path)
-        self._out.append(b"R")
-        if node.parameter:
-            self._save(node.requires_grad, path)
-            self._save(OrderedDict(), path)
-            self._out.append(b"tR")
+            self._parameter(node, name, args, path)
+        else:
+            self._made(name, args, node, path)
         self._remember(node)
 
-    def _parameter(self, node: TensorRecord, path: tuple[Any, ...]) -> None:
+    def _parameter(
+        self, node: TensorRecord | Composite, name: str, args: tuple[Any, ...], path: tuple[Any, ...]
+    ) -> None:
         self._global("torch._utils._rebuild_parameter" + ("_with_state" if node.attributes else ""))
         self._out.append(b"(")
-        name, args = self._tensor_call(node, requires_grad=False)
         self._global(name)
         self._tensor_args(args, path)
         self._out.append(b"R")
@@ -363,6 +370,8 @@ _SAVERS: Final[dict[type, Callable[[PickleWriter, Any, tuple[Any, ...]], None]]]
     Counter: PickleWriter._counter,  # noqa: SLF001
     set: PickleWriter._set,  # noqa: SLF001
     frozenset: PickleWriter._frozenset,  # noqa: SLF001
+    NumpyArray: PickleWriter._numpy,  # noqa: SLF001
+    NumpyDType: PickleWriter._numpy,  # noqa: SLF001
     Size: PickleWriter._size,  # noqa: SLF001
     TorchValue: PickleWriter._torch_value,  # noqa: SLF001
     GlobalRef: PickleWriter._global_ref,  # noqa: SLF001

@@ -60,7 +60,7 @@ def test_inspect_says_everything_as_json(form: str, model: Path, tmp_path: Path)
 def test_inspect_says_the_same_to_people(model: Path) -> None:
     shown = call("inspect", model).output
     assert "model.pt: torch-zip" in shown
-    assert "2 tensors in 24 B, 1 of them share storage with another" in shown
+    assert "2 tensors in 24 B, 1 of them shares storage with another" in shown
     assert "parameter, requires_grad" in shown
     assert "stride [1, 3]" in shown
     assert "epoch  int 3" in shown

@@ -54,7 +54,7 @@ def test_content_decides_whatever_the_suffix(name: str, suffix: str, tmp_path: P
         (b"\x93NUMPY\x01", "numpy.load"),
         (b'{"weight_map": {}}', "index of shards"),
         (b"Not Found. The page you asked for is gone.", "plain text"),
-        (b"\xff\xfe\xfd", "begin with ff fe fd"),
+        (b"\xff\xfe\xfd", "begins with ff fe fd"),
     ],
 )
 def test_what_is_no_checkpoint_is_named(head: bytes, seen: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import compat
-from compat.errors import CompatError, Corrupt
+from compat.errors import CompatError, Corrupt, Unsupported
 from tests.compat.making import dumped, legacy, name, number, raw, storage_id, tensor, text, torch_dumped
 
 FLOATS = struct.pack("<4f", 1, 2, 3, 4)
@@ -67,19 +67,77 @@ def test_views_of_storages_are_read() -> None:
     assert compat.load(one_storage(itself)).tolist() == [1, 2, 3, 4]
 
 
+def rebuilt(storage: bytes, offset: bytes = b"K\0", size: bytes = b"K\2") -> bytes:
+    return name("torch._utils._rebuild_tensor") + b"(" + storage + offset + size + b"\x85K\1\x85tR"
+
+
+def test_views_share_the_storage_that_they_are_part_of() -> None:
+    part = view(text("1"), 1, 3)
+    whole = name("torch._utils._rebuild_tensor") + b"(" + view(text("0"), 0, 4) + b"K\0K\4\x85K\1\x85tR"
+    loaded = compat.load(one_storage(b"](" + rebuilt(part) + rebuilt(part, b"K\1") + whole + part + b"e"))
+    loaded[2][2] = 9
+    assert [tensor.tolist() for tensor in loaded[:3]] == [[2, 9], [9, 4], [1, 2, 9, 4]]
+    assert list(loaded[3]) == [2, 3, 4]
+
+
+@pytest.mark.parametrize("bad", [rebuilt(view(text("1"), 1, 2), b"K\1"), rebuilt(view(text("1"), 1, 1)),
+                                 rebuilt(view(text("1"), 1, 2), b"J\xff\xff\xff\xff")])  # fmt: skip
+def test_a_tensor_outside_its_view_is_refused(bad: bytes) -> None:
+    with pytest.raises(Corrupt, match=r"view 1|storage_offset -1"):
+        compat.open(one_storage(bad))
+
+
+def test_a_storage_that_is_also_a_part_is_refused() -> None:
+    other = storage_id(key="1")
+    with pytest.raises(Corrupt, match="storage 1 is said to be a part of storage 0"):
+        compat.open(legacy(b"](" + other + view(text("1"), 1, 2) + b"e"))
+
+
+def test_many_large_views_of_one_storage_are_refused() -> None:
+    def views(count: int) -> bytes:
+        return b"](" + b"".join(view(text(f"v{n}"), 0, 4) for n in range(count)) + b"e"
+
+    assert len(compat.load(one_storage(views(3)))) == 3
+    content = bytes(4 << 20)
+    body = b"".join(view(text(f"v{n}"), 0, 1 << 20).replace(number(4), number(1 << 20), 1) for n in range(20))
+    with pytest.raises(Unsupported, match="20 parts of storages"):
+        compat.open(one_storage(b"](" + body + b"e", struct.pack("<Q", 1 << 20) + content))
+
+
 @pytest.mark.parametrize("bad", [view(text("1"), 3, 2), view(text("1"), -1, 2), view(b"]", 0, 1), view(b")", 0, 1)])
 def test_views_outside_their_storage_are_refused(bad: bytes) -> None:
     with pytest.raises(Corrupt, match="view"):
         compat.open(one_storage(bad))
 
 
-def test_a_big_endian_writer_is_read() -> None:
-    file = one_storage(tensor(), struct.pack(">Q", 4) + struct.pack(">4f", 1, 2, 3, 4))
-    file = file.replace(text("little_endian") + b"\x88", text("little_endian") + b"\x89")
+def big_endian(file: bytes) -> bytes:
+    """The file as a big-endian machine says it wrote it."""
+    return file.replace(text("little_endian") + b"\x88", text("little_endian") + b"\x89")
+
+
+@pytest.mark.parametrize("count", ["<Q", ">Q"])
+def test_a_big_endian_writer_is_read(count: str) -> None:
+    """Its elements are little-endian, as torch/csrc/serialization.cpp makes them; their number is not, before 1.9."""
+    file = big_endian(one_storage(tensor(), struct.pack(count, 4) + FLOATS))
     assert compat.load(file).tolist() == [1, 2, 3, 4]
     with compat.open(file) as checkpoint:
         assert checkpoint.metadata["byteorder"] == "big"
     assert not compat.diff(file, one_storage(tensor()))
+
+
+def test_torch_does_not_ask_who_wrote_it_either() -> None:
+    file = torch_dumped(torch.arange(4.0), zipped=False)
+    at = file.index(b"\x88", file.index(b"little_endian"))
+    file = file[:at] + b"\x89" + file[at + 1 :]
+    assert torch.load(io.BytesIO(file), weights_only=True).tolist() == compat.load(file).tolist() == [0, 1, 2, 3]
+
+
+def test_complex_numbers_of_a_big_endian_writer_are_refused() -> None:
+    """Torch reverses all eight bytes of a complex64 there, and writes nothing sensible for complex128."""
+    body = tensor(kind="torch.ComplexFloatStorage", numel=2, shape=(2,))
+    assert compat.load(one_storage(body, struct.pack("<Q", 2) + FLOATS)).tolist() == [1 + 2j, 3 + 4j]
+    with pytest.raises(Unsupported, match="big-endian machine"):
+        compat.open(big_endian(one_storage(body, struct.pack("<Q", 2) + FLOATS)))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +149,7 @@ def test_a_big_endian_writer_is_read() -> None:
         (legacy(tensor(), b"N"), "list of storages is None"),
         (one_storage(tensor(), struct.pack("<Q", 5) + FLOATS), "has 5 elements of 4 bytes"),
         (one_storage(tensor(), struct.pack("<Q", 4) + FLOATS[:-1]), "1 of its 16 bytes are missing"),
-        (one_storage(tensor(), b"\4\0\0"), "ends at byte"),
+        (one_storage(tensor(), b"\4\0\0"), "16 of its 16 bytes are missing"),
         (one_storage(tensor(shape=(5,))), "needs 20 bytes of a storage of 16"),
         (one_storage(tensor(numel=1 << 70)), "a storage is described by"),
         (one_storage(tensor(numel=-1)), "a storage is described by"),

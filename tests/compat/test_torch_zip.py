@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import compat
-from compat.errors import CompatError, Corrupt, UnknownFormat
+from compat.errors import CompatError, Corrupt, UnknownFormat, Unsupported
 from tests.compat.making import dumped, tensor, torch_dumped, zipped
 
 FLOATS = struct.pack("<4f", 1, 2, 3, 4)
@@ -133,3 +133,78 @@ def test_a_deflated_stream_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(file) < 1 << 16
     with pytest.raises(Corrupt, match="inflate"):
         compat.open(file)
+
+
+def test_bytes_before_the_first_entry_are_read_where_torch_reads_them() -> None:
+    """Torch 2.13 asks only whether a file begins with the four bytes of an entry."""
+    content = torch_dumped({"a": torch.arange(3)})
+    for before, is_read in ((b"PK\x03\x04 and more", True), (b"#!/bin/sh\n", False)):
+        buffer = io.BytesIO()
+        buffer.write(before)
+        with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(buffer, "a") as new:
+            for record in old.namelist():
+                new.writestr(record, old.read(record))
+        file = buffer.getvalue()
+        assert file.startswith(before)
+        if is_read:
+            assert torch.load(io.BytesIO(file), weights_only=True)["a"].tolist() == [0, 1, 2]
+            assert compat.load(file)["a"].tolist() == [0, 1, 2]
+        else:
+            with pytest.raises(Exception, match=r"."):
+                torch.load(io.BytesIO(file), weights_only=True)
+            with pytest.raises(UnknownFormat):
+                compat.open(file)
+
+
+def big_endian(state: dict[str, torch.Tensor], width: int) -> bytes:
+    """What a big-endian machine would have written: elements of `width` bytes the other way round."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(torch_dumped(state))) as old, zipfile.ZipFile(buffer, "w") as new:
+        for record in old.namelist():
+            content = old.read(record)
+            if "/data/" in record and "/.data/" not in record:
+                content = b"".join(content[at : at + width][::-1] for at in range(0, len(content), width))
+            new.writestr(record, b"big" if record.endswith("/byteorder") else content)
+    return buffer.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
+@pytest.mark.parametrize("dtype", ["uint16", "uint32", "uint64", "complex32", "complex64", "complex128"])
+def test_big_endian_elements_that_torch_does_not_swap_are_read(dtype: str) -> None:
+    content = torch.arange(48, dtype=torch.uint8)
+    state = {"a": content.view(getattr(torch, dtype))}
+    component = state["a"].itemsize // (2 if dtype.startswith("complex") else 1)
+    loaded = compat.load(big_endian(state, component))
+    assert (loaded["a"].dtype, loaded["a"].view(torch.uint8).tolist()) == (state["a"].dtype, content.tolist())
+
+
+def test_big_endian_bytes_of_two_widths_are_refused() -> None:
+    """The bytes of one of the two would come back in the wrong order, and nothing says of which."""
+    content = torch.arange(16, dtype=torch.uint8)
+    state = {"a": content.view(torch.uint16), "b": content.view(torch.uint32)}
+    assert compat.load(torch_dumped(state))["b"].view(torch.uint8).tolist() == content.tolist()
+    with pytest.raises(Unsupported, match="b shares big-endian bytes with a tensor of another width"):
+        compat.open(big_endian(state, 2))
+    same = {"a": content.view(torch.uint16), "b": content.view(torch.uint16)[2:]}
+    assert compat.load(big_endian(same, 2))["b"].view(torch.uint8).tolist() == content.tolist()[4:]
+
+
+def test_deflated_records_are_read_and_summed() -> None:
+    state = {"a": torch.zeros(1000), "b": torch.arange(5)}
+    buffer = io.BytesIO()
+    original = io.BytesIO(torch_dumped(state))
+    with zipfile.ZipFile(original) as old, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as new:
+        for record in old.namelist():
+            new.writestr(record, old.read(record))
+    file = buffer.getvalue()
+    loaded = compat.load(file)
+    by_torch = torch.load(io.BytesIO(file), weights_only=True)
+    assert all(torch.equal(loaded[key], by_torch[key]) for key in state)
+    for at in range(0, len(file), 7):
+        damaged = bytearray(file)
+        damaged[at] ^= 4
+        try:
+            loaded = compat.load(bytes(damaged))
+        except CompatError:
+            continue
+        assert all(torch.equal(loaded[key], state[key]) for key in state)
