@@ -31,14 +31,16 @@ def _export(module: Any, args: tuple[Any, ...], path: Path, options: ExportOptio
     shapes = dynamic_shapes(torch, args, options.dynamic)
     with quiet(torch):
         program = torch.export.export(module, args, dynamic_shapes=shapes, strict=options.strict)
-        torch.export.save(program, str(path))
+        # Given a path, torch wants it to end in .pt2.
+        with path.open("xb") as file:
+            torch.export.save(program, file)
 
 
 def _load(path: Path, options: RunOptions) -> Callable[..., Any]:
     del options  # torch has no other way to run it
     torch = import_torch("running an exported program")
-    with quiet(torch):
-        module = torch.export.load(str(path)).module()
+    with quiet(torch), path.open("rb") as file:
+        module = torch.export.load(file).module()
 
     def run(*args: Any) -> Any:
         with quiet(torch):

@@ -23,6 +23,7 @@ _MODULES: Final = {
     "onnx": "compat.formats.onnx",
     "safetensors": "compat.formats.safetensors",
     "safetensors-sharded": "compat.formats.safetensors_sharded",
+    "torch-export": "compat.formats.torch_export",
     "torch-legacy": "compat.formats.torch_legacy",
     "torch-sharded": "compat.formats.torch_sharded",
     "torch-tar": "compat.formats.torch_tar",

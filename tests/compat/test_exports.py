@@ -116,16 +116,17 @@ def test_the_source_is_never_changed(tmp_path: Path) -> None:
     class Counting(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
+            self.n: torch.Tensor
             self.register_buffer("n", torch.zeros(1))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            self.n.add_(1)  # type: ignore[operator]  # a buffer
-            return x + torch.as_tensor(self.n)
+            self.n.add_(1)
+            return x + self.n
 
     for target in TARGETS:
         module = Counting().eval()
         made = compat.export(module, (torch.zeros(2),), tmp_path / target, target=target)
-        assert module.n.item() == 0.0, target  # type: ignore[operator]  # a buffer
+        assert module.n.item() == 0.0, target
         first, second = (torch.as_tensor(_one(made.run(torch.zeros(2)))) for _ in range(2))
         stateful = exports.get(target).capabilities.stateful
         assert (float(second[0]) > float(first[0])) == stateful, target
@@ -163,12 +164,13 @@ def test_negated_and_conjugated_buffers_keep_their_values(tmp_path: Path) -> Non
     class Lazy(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
+            self.n: torch.Tensor
+            self.c: torch.Tensor
             self.register_buffer("n", torch._neg_view(torch.tensor([1.0, 2.0])))
             self.register_buffer("c", torch.tensor([1 + 2j]).conj())
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            n, c = torch.as_tensor(self.n), torch.as_tensor(self.c)
-            return x + n.sum() + torch.view_as_real(c.resolve_conj())[0, 1]
+            return x + self.n.sum() + torch.view_as_real(self.c.resolve_conj())[0, 1]
 
     for target in TARGETS:
         if target != "onnx-torchscript":  # it has no complex tensors
