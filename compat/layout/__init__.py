@@ -5,8 +5,8 @@ order, with conjugation and negation applied. What that loses is carried beside 
 which names share a storage, where in it they lie, and the tree that held them.
 """
 
-from compat.layout._planning import Array, Layout, array_names, plan
+from compat.layout._planning import Array, Layout, Limits, array_names, plan
 from compat.layout._restoring import Found, restore
 from compat.layout._rules import flip_signs
 
-__all__ = ["Array", "Found", "Layout", "array_names", "flip_signs", "plan", "restore"]
+__all__ = ["Array", "Found", "Layout", "Limits", "array_names", "flip_signs", "plan", "restore"]

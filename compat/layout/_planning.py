@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from compat.dtypes import DTYPES
 from compat.errors import Unsupported
 from compat.formats._format import Written
 from compat.layout._rules import FREE, MAX_HIDDEN, RESERVED, VERSION, flip_signs
+from compat.records import MAX_DIMS
 from compat.strided import element_bytes, element_chunks
 
 
@@ -44,6 +46,19 @@ class Array:
             yield from element_chunks(self.record)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What an array of a format can be.
+
+    Attributes:
+        dims: how many dimensions it can have; those with more are laid out as bytes.
+        name: how many bytes its name can have; longer ones are cut. None for any number.
+    """
+
+    dims: int = MAX_DIMS
+    name: int | None = None
+
+
 @dataclass(slots=True, kw_only=True)
 class Layout:
     """What to write: the arrays, and the text that restores everything else (None where nothing is left)."""
@@ -54,16 +69,17 @@ class Layout:
 
 
 class _Planner:
-    def __init__(self, tree: Any, dtypes: Collection[str], allow_loss: Collection[str]) -> None:
+    def __init__(self, tree: Any, dtypes: Collection[str], allow_loss: Collection[str], limits: Limits) -> None:
         self.tree = tree
         self.dtypes = dtypes
         self.allow_loss = allow_loss
+        self.limits = limits
         self.layout = Layout()
         self.tensors: dict[str, Any] = {}
         self.storages: dict[str, Any] = {}
         self.names: dict[int, str] = {}
         found = [(path, leaf) for path, leaf in walk(tree) if isinstance(leaf, TensorRecord)]
-        self.records = dict(zip(array_names([path for path, _ in found]), found, strict=True))
+        self.records = dict(zip(array_names([path for path, _ in found], limits.name), found, strict=True))
         self.shared = self._views_by_storage()
 
     def _views_by_storage(self) -> dict[int, dict[tuple[Any, ...], str]]:
@@ -168,7 +184,8 @@ class _Planner:
         return facts
 
     def _array(self, name: str, record: TensorRecord, facts: dict[str, Any]) -> Array:
-        if record.dtype in self.dtypes and (DTYPES[record.dtype].packed == 1 or record.shape):
+        named = record.dtype in self.dtypes and (DTYPES[record.dtype].packed == 1 or record.shape)
+        if named and len(record.shape) <= self.limits.dims:
             return Array(name=name, dtype=record.dtype, shape=record.shape, record=record)
         facts |= {"dtype": record.dtype, "shape": list(record.shape)}
         self.layout.written.carried.setdefault("dtype", []).append(name)
@@ -204,14 +221,24 @@ _CARRIED: Final = {
 }
 
 
-def array_names(paths: list[Path]) -> list[str]:
-    """A name per path, without the steps that all of them share."""
+def array_names(paths: list[Path], longest: int | None = None) -> list[str]:
+    """A name per path, without the steps that all of them share; in at most so many bytes of UTF-8."""
     shared = 0
     parents = [path[:-1] for path in paths]
     while parents and all(len(p) > shared and p[shared] == parents[0][shared] for p in parents):
         shared += 1
     short = [tuple(_sayable(step) for step in path[shared:]) for path in paths]
-    return [name for name in name_paths([(RESERVED,), *short]) if name != RESERVED]
+    names = [name for name in name_paths([(RESERVED,), *short]) if name != RESERVED]
+    return names if longest is None else [_shortened(name, longest) for name in names]
+
+
+def _shortened(name: str, longest: int) -> str:
+    """A name that is too long, cut, with what tells it apart from others that begin alike."""
+    encoded = name.encode("utf-8")
+    if len(encoded) <= longest:
+        return name
+    mark = f"~{hashlib.sha256(encoded).hexdigest()[:16]}"
+    return encoded[: longest - len(mark)].decode("utf-8", "ignore") + mark
 
 
 def _sayable(step: Any) -> Any:
@@ -232,15 +259,18 @@ def _plain_tree(arrays: list[Array]) -> Any:
     return {"dict": [[array.name, {"tensor": array.name}] for array in arrays]}
 
 
-def plan(tree: Any, *, dtypes: Collection[str], allow_loss: Collection[str] = ()) -> Layout:
+def plan(
+    tree: Any, *, dtypes: Collection[str], allow_loss: Collection[str] = (), limits: Limits | None = None
+) -> Layout:
     """Lay a tree out as named dense arrays.
 
     Args:
         tree: the content of a checkpoint.
         dtypes: the element types that the format can name.
         allow_loss: what may be dropped: `dtype`, `aliasing`.
+        limits: what an array of the format can be.
 
     Raises:
         Unsupported: the tree holds what neither an array nor the carried text can.
     """
-    return _Planner(tree, dtypes, allow_loss).plan()
+    return _Planner(tree, dtypes, allow_loss, limits or Limits()).plan()
