@@ -247,6 +247,21 @@ class BytesSource(Source):
         return piece.nbytes
 
 
+class WindowSource(Source):
+    """A part of another source, that is a whole file of its own."""
+
+    def __init__(self, parent: Source, offset: int, size: int) -> None:
+        super().__init__(parent.name, size)
+        self._parent = parent
+        self._offset = offset
+
+    def _fill(self, offset: int, target: memoryview) -> int:
+        count = min(target.nbytes, self.size - offset)
+        if count > 0:
+            self._parent.read_into(self._offset + offset, target[:count])
+        return max(count, 0)
+
+
 class Readable(Protocol):
     """A file object open for reading bytes."""
 

@@ -20,6 +20,7 @@ DEFAULT: Final = "torch-zip"
 
 # Name → module, in alphabetical order; modules are imported when their format is asked for.
 _MODULES: Final = {
+    "dcp": "compat.formats.dcp",
     "gguf": "compat.formats.gguf",
     "npz": "compat.formats.npz",
     "onnx": "compat.formats.onnx",

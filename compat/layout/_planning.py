@@ -53,10 +53,12 @@ class Limits:
     Attributes:
         dims: how many dimensions it can have; those with more are laid out as bytes.
         name: how many bytes its name can have; longer ones are cut. None for any number.
+        whole_paths: names are whole paths, also in the steps that all of them share.
     """
 
     dims: int = MAX_DIMS
     name: int | None = None
+    whole_paths: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -79,7 +81,7 @@ class _Planner:
         self.storages: dict[str, Any] = {}
         self.names: dict[int, str] = {}
         found = [(path, leaf) for path, leaf in walk(tree) if isinstance(leaf, TensorRecord)]
-        self.records = dict(zip(array_names([path for path, _ in found], limits.name), found, strict=True))
+        self.records = dict(zip(array_names([path for path, _ in found], limits), found, strict=True))
         self.shared = self._views_by_storage()
 
     def _views_by_storage(self) -> dict[int, dict[tuple[Any, ...], str]]:
@@ -221,15 +223,16 @@ _CARRIED: Final = {
 }
 
 
-def array_names(paths: list[Path], longest: int | None = None) -> list[str]:
-    """A name per path, without the steps that all of them share; in at most so many bytes of UTF-8."""
+def array_names(paths: list[Path], limits: Limits | None = None) -> list[str]:
+    """A name per path, without the steps that all of them share, and within a format's limits."""
+    limits = limits or Limits()
     shared = 0
-    parents = [path[:-1] for path in paths]
+    parents = [] if limits.whole_paths else [path[:-1] for path in paths]
     while parents and all(len(p) > shared and p[shared] == parents[0][shared] for p in parents):
         shared += 1
     short = [tuple(_sayable(step) for step in path[shared:]) for path in paths]
     names = [name for name in name_paths([(RESERVED,), *short]) if name != RESERVED]
-    return names if longest is None else [_shortened(name, longest) for name in names]
+    return names if limits.name is None else [_shortened(name, limits.name) for name in names]
 
 
 def _shortened(name: str, longest: int) -> str:
