@@ -4,6 +4,8 @@
   are resolved, conjugation and negation applied; of several names for one view the first has the bytes.
 - kept for compat: the tree (nesting, key order, `_metadata`, extras that JSON can say), aliases, strides,
   storage offsets, requires_grad, Parameter, device tags; all in `__metadata__` under `compat.layout`.
+- kept as they are: elements of six bits, which torch has no dtype for. They are listed as bytes (uint8), with
+  `safetensors_dtype` and `safetensors_shape` as attributes, and written back as the type that they are.
 - refused: dtypes without a name here (complex128, complex32, bits, quantized), opaque objects, tensors without data.
 - dropped, and said: bytes of a storage that no tensor shows.
 - checked: the header's size and JSON, doubled names, that the arrays tile the file without gap or overlap.
@@ -31,6 +33,8 @@ _LENGTH: Final = 8
 _MAX_HEADER: Final = 100_000_000  # the format's own limit
 _CARRIED: Final = "compat.layout"
 _DTYPES: Final = frozenset(dtype.name for dtype in BY_SAFETENSORS.values())
+# Types that torch does not have → bits per element.
+_FOREIGN: Final = {"F6_E2M3": 6, "F6_E3M2": 6}
 
 
 def _detect(source: Source) -> bool:
@@ -74,8 +78,9 @@ def _numbers(values: Any, what: str) -> list[int]:
 def _found(name: str, facts: Any, base: int, source: Source) -> tuple[int, int, Found]:
     if not isinstance(facts, dict) or not {"dtype", "shape", "data_offsets"} <= set(facts):
         raise Corrupt(f"tensor {name!r} is described by {facts!r:.80}", expected="dtype, shape and data_offsets")
-    dtype = BY_SAFETENSORS.get(facts["dtype"]) if isinstance(facts["dtype"], str) else None
-    if dtype is None:
+    named = facts["dtype"] if isinstance(facts["dtype"], str) else ""
+    dtype = BY_SAFETENSORS.get(named)
+    if dtype is None and named not in _FOREIGN:
         raise Corrupt(f"tensor {name!r} has the unknown dtype {facts['dtype']!r:.40}")
     shape = _numbers(facts["shape"], f"the shape of {name!r}")
     if len(shape) > MAX_DIMS:
@@ -83,15 +88,26 @@ def _found(name: str, facts: Any, base: int, source: Source) -> tuple[int, int, 
     offsets = _numbers(facts["data_offsets"], f"data_offsets of {name!r}")
     if len(offsets) != 2 or offsets[0] > offsets[1]:  # noqa: PLR2004 - begin and end
         raise Corrupt(f"data_offsets of {name!r} are {offsets}")
+    begin, end = offsets
+    data = FileData(source=source, offset=base + begin, nbytes=end - begin)
+    if dtype is None:
+        return begin, end, _foreign(name, named, shape, data)
     if dtype.packed > 1:
         if not shape or shape[-1] % dtype.packed:
             raise Corrupt(f"tensor {name!r} of {dtype.safetensors} has shape {shape}")
         shape = [*shape[:-1], shape[-1] // dtype.packed]
-    begin, end = offsets
     if prod(shape) * dtype.itemsize != end - begin:
         raise Corrupt(f"tensor {name!r} has {end - begin:,} bytes", expected=f"{prod(shape) * dtype.itemsize:,}")
-    data = FileData(source=source, offset=base + begin, nbytes=end - begin)
     return begin, end, Found(dtype=dtype.name, shape=tuple(shape), data=data)
+
+
+def _foreign(name: str, dtype: str, shape: list[int], data: FileData) -> Found:
+    """A tensor whose elements torch has no dtype for, as bytes that say what they are."""
+    bits = prod(shape) * _FOREIGN[dtype]
+    if bits % 8 or bits // 8 != data.nbytes:
+        raise Corrupt(f"tensor {name!r} has {data.nbytes:,} bytes", expected=f"{bits:,} bits")
+    attributes = {"safetensors_dtype": dtype, "safetensors_shape": list(shape)}
+    return Found(dtype="uint8", shape=(data.nbytes,), data=data, attributes=attributes)
 
 
 def _arrays(header: Mapping[str, Any], base: int, source: Source) -> dict[str, Found]:
@@ -135,6 +151,10 @@ def _open(source: Source) -> Checkpoint:
 def _description(array: Array, begin: int) -> dict[str, Any]:
     dtype = DTYPES[array.dtype]
     shape = list(array.shape)
+    attributes = array.record.attributes or {}
+    foreign, said = attributes.get("safetensors_dtype"), attributes.get("safetensors_shape")
+    if foreign in _FOREIGN and isinstance(said, list) and prod(said) * _FOREIGN[foreign] == 8 * array.nbytes:
+        return {"dtype": foreign, "shape": said, "data_offsets": [begin, begin + array.nbytes]}
     if dtype.packed > 1:
         shape[-1] *= dtype.packed
     return {"dtype": dtype.safetensors, "shape": shape, "data_offsets": [begin, begin + array.nbytes]}

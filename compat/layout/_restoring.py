@@ -17,11 +17,12 @@ from compat.layout._rules import FREE, MAX_HIDDEN, VERSION, flip_signs
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """One named dense array as a file has it."""
+    """One named dense array as a file has it; `attributes` say what it is where torch has no dtype for it."""
 
     dtype: str
     shape: tuple[int, ...]
     data: Data
+    attributes: dict[str, Any] | None = None
 
 
 class _Restorer:
@@ -156,4 +157,5 @@ def _alone(name: str, array: Found) -> TensorRecord:
         stride=contiguous_stride(array.shape),
         storage_offset=0,
         storage=StorageRecord(key=name, nbytes=array.data.nbytes, data=array.data),
+        attributes=array.attributes,
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors
 import torch
 from safetensors.torch import load_file, save, save_file
 
@@ -120,3 +121,32 @@ def test_meta_tensors_are_refused() -> None:
     with pytest.raises(Unsupported, match="has no data") as caught:
         dumped({"a": torch.empty(2, device="meta")}, "safetensors")
     assert caught.value.feature == "meta"
+
+
+def test_elements_of_six_bits_are_listed_copied_and_given_back(tmp_path: Path) -> None:
+    facts: dict[str, dict[str, Any]] = {
+        "a": {"dtype": "F6_E2M3", "shape": [2, 4], "data_offsets": [0, 6]},
+        "b": {"dtype": "F32", "shape": [1], "data_offsets": [6, 10]},
+        "c": {"dtype": "F6_E3M2", "shape": [4], "data_offsets": [10, 13]},
+    }
+    text = json.dumps(facts).encode()
+    text += b" " * (-len(text) % 8)
+    path = tmp_path / "six.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(range(13)))
+    with safetensors.safe_open(path, "np") as theirs:
+        assert set(theirs.keys()) == {"a", "b", "c"}
+    with compat.open(path) as checkpoint:
+        assert checkpoint.tensors["a"].attributes == {"safetensors_dtype": "F6_E2M3", "safetensors_shape": [2, 4]}
+    assert compat.load(path)["a"].tolist() == [0, 1, 2, 3, 4, 5]
+    compat.convert(path, tmp_path / "through.pt")
+    compat.convert(tmp_path / "through.pt", tmp_path / "back.safetensors")
+    with compat.open(tmp_path / "back.safetensors") as back:
+        assert back.tensors["a"].attributes == {"safetensors_dtype": "F6_E2M3", "safetensors_shape": [2, 4]}
+    written = (tmp_path / "back.safetensors").read_bytes()
+    said = json.loads(written[8 : 8 + int.from_bytes(written[:8], "little")])
+    assert (said["a"]["dtype"], said["a"]["shape"], said["c"]["dtype"]) == ("F6_E2M3", [2, 4], "F6_E3M2")
+    facts["a"]["shape"] = [2, 3]
+    text = json.dumps(facts).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(range(13)))
+    with pytest.raises(Corrupt, match="expected 36 bits"):
+        compat.open(path)
