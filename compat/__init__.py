@@ -40,8 +40,13 @@ if TYPE_CHECKING:
     from compat.modules import LoadReport as LoadReport
     from compat.modules import load_into as load_into
     from compat.openmmlab import load_checkpoint as load_checkpoint
+    from compat.recovery import Recovered as Recovered
+    from compat.recovery import recover as recover
     from compat.remote import download as download
     from compat.saving import save as save
+    from compat.scanning import Finding as Finding
+    from compat.scanning import Findings as Findings
+    from compat.scanning import scan as scan
     from compat.schemes import register_scheme as register_scheme
     from compat.states import load_state_dict as load_state_dict
     from compat.training import Resumed as Resumed
@@ -75,6 +80,8 @@ _PUBLIC = {
     "Conversion": ("compat.converting", "Conversion"),
     "Correspondence": ("compat.matching", "Correspondence"),
     "Corrupt": ("compat.errors", "Corrupt"),
+    "Finding": ("compat.scanning", "Finding"),
+    "Findings": ("compat.scanning", "Findings"),
     "Difference": ("compat.diffing", "Difference"),
     "KeyCollision": ("compat.errors", "KeyCollision"),
     "Mismatch": ("compat.errors", "Mismatch"),
@@ -94,7 +101,10 @@ _PUBLIC = {
     "load": ("compat.loading", "load"),
     "load_state_dict": ("compat.states", "load_state_dict"),
     "open": ("compat.loading", "open_checkpoint"),
+    "Recovered": ("compat.recovery", "Recovered"),
+    "recover": ("compat.recovery", "recover"),
     "save": ("compat.saving", "save"),
+    "scan": ("compat.scanning", "scan"),
     "strip_prefix": ("compat.keys", "strip_prefix"),
 }
 

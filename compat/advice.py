@@ -6,28 +6,44 @@ torch is given only where all its rules are met; otherwise the reason is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from compat.allowlist import ALLOWED, FIRST, OPCODES, SAFE_GLOBALS_SINCE, order, since_of, until_of
-from compat.checkpoint import Checkpoint, GlobalRef, NumpyArray, Opaque, StorageRef, TensorRecord, walk
+from compat.allowlist import ALLOWED, OPCODES, SAFE_GLOBALS_SINCE, order, since_of, until_of
+from compat.checkpoint import (
+    Checkpoint,
+    Composite,
+    GlobalRef,
+    NumpyArray,
+    NumpyDType,
+    Opaque,
+    StorageRef,
+    TensorRecord,
+    walk,
+)
 from compat.dtypes import DTYPES
 from compat.errors import CompatError
 from compat.pickles.shadows import Trace
+from compat.records import GlobalName
 from compat.recovery import is_module
 from compat.sources import Source
 from compat.streams import Search
+from compat.torcharchive import archive_of, root_of
+from compat.unwrapping import find
 
 # More names than these make no line that anyone would read.
 _MAX_NAMES: Final = 40
 _TUPLES_SINCE: Final = "2.6"  # allow-listing a thing under another name than its own
+# Modules that torch had once; what is named in them cannot be allowed any more.
+_GONE: Final = ("torch.tensor.", "torch.nn.backends.", "torch.nn._functions.", "torch.legacy.")
+# Format → what its own library is asked, and which module that is.
 _OTHER_LOADERS: Final = {
-    "safetensors": "safetensors.torch.load_file({path})",
-    "torchscript": "torch.jit.load({path})",
-    "torch-export": "torch.export.load({path})",
-    "onnx": "onnx.load({path})",
-    "npz": "numpy.load({path}, allow_pickle=False)",
+    "npz": ("numpy.load({path}, allow_pickle=False)", "numpy"),
+    "onnx": ("onnx.load({path})", "onnx"),
+    "safetensors": ("safetensors.torch.load_file({path})", "safetensors.torch"),
+    "torch-export": ("torch.export.load({path})", "torch"),
+    "torchscript": ("torch.jit.load({path})", "torch"),
 }
 _NO_LINE: Final = {
     "torch-tar": "torch reads archives of torch 0.1 with weights_only=False only",
@@ -35,6 +51,7 @@ _NO_LINE: Final = {
     "torch-sharded": "torch reads no index of shards; each shard is a file of its own",
     "gguf": "torch reads no GGUF",
     "dcp": "torch.distributed.checkpoint fills a state that is there already; it unpickles without limits",
+    "archive": "the archive is no checkpoint; its records are",
     "pickle": "a plain pickle is no checkpoint; pickle.load executes what it says",
 }
 
@@ -46,7 +63,7 @@ class Advice:
     Attributes:
         line: the line with compat, which executes nothing; empty where the file cannot be read.
         torch: the line with torch alone, or with the library that the format belongs to; empty where there is none.
-        imports: what that line needs to be imported first.
+        imports: the statements that import what it needs.
         since: the first torch that the line works with; empty where that does not matter.
         until: the first torch that it does not work with any more; empty where there is none.
         reason: why torch alone cannot, or must not.
@@ -84,17 +101,17 @@ def advise(found: Search, source: Source, kind: str, *, broken: bool, dangerous:
     path = repr(source.name)
     checkpoint = found.checkpoint
     if broken or checkpoint is None:
-        return Advice(reason=_NO_LINE.get(kind, "the file cannot be read") if not broken else "the file cannot be read")
+        unread = "the file cannot be read"
+        return Advice(reason=unread if broken else _NO_LINE.get(kind, unread))
     line = _own_line(checkpoint, path)
     if dangerous:
         return Advice(line=line, reason="it names what is known to do harm: do not let torch unpickle it")
-    if kind in _OTHER_LOADERS:
-        return Advice(line=line, torch=_OTHER_LOADERS[kind].format(path=path))
-    if kind in _NO_LINE:
-        return Advice(line=line, reason=_NO_LINE[kind])
-    obstacle = _obstacle(checkpoint, kind)
+    obstacle = _NO_LINE.get(kind) or _obstacle(checkpoint, source)
     if obstacle:
         return Advice(line=line, reason=obstacle)
+    if kind in _OTHER_LOADERS:
+        other, module = _OTHER_LOADERS[kind]
+        return Advice(line=line, torch=other.format(path=path), imports=(f"import {module}",))
     return _torch_line(checkpoint, [stream.trace for stream in found.streams], line, path)
 
 
@@ -105,61 +122,106 @@ def _own_line(checkpoint: Checkpoint, path: str) -> str:
         return ""
     if is_module(checkpoint.tree):
         return f"compat.load_state_dict({path})"
+    if isinstance(checkpoint.tree, dict):
+        modules = [key for key, value in dict.items(checkpoint.tree) if isinstance(key, str) and is_module(value)]
+        if modules:
+            return f"compat.load_state_dict({path}{_which(checkpoint.tree, modules[0])})"
     return f'compat.load({path}, on_unknown="keep")' if leaves else f"compat.load({path})"
 
 
-def _obstacle(checkpoint: Checkpoint, kind: str) -> str:
+def _which(tree: Any, first: str) -> str:
+    """The argument that says which weights are meant, where there are several."""
+    try:
+        find(tree)
+    except CompatError:
+        return f", key={first!r}"
+    return ""
+
+
+def _obstacle(checkpoint: Checkpoint, source: Source) -> str:
     """Why no torch that is about reads the file, whatever it names; empty where there is no such reason."""
-    storages = [leaf.storage for _, leaf in walk(checkpoint.tree) if isinstance(leaf, (TensorRecord, StorageRef))]
-    if kind == "torch-legacy" and any(storage.dtype is None for storage in storages):
-        return "torch writes storages without a type into this format and cannot read them back"
-    if checkpoint.metadata.get("folder") == "tensors":
-        return "the zip files of torch 1.4 are read by torch 1.4 only"
-    if kind == "torch-zip" and "version" not in checkpoint.metadata:
-        return "torch refuses archives without a record `version`"
+    kind = checkpoint.format
+    if kind == "torch-legacy":
+        leaves = [leaf for _, leaf in walk(checkpoint.tree)]
+        storages = [leaf.storage for leaf in leaves if isinstance(leaf, (TensorRecord, StorageRef))]
+        if any(storage.dtype is None and storage.data is not None for storage in storages):
+            return "torch writes storages without a type into this format and cannot read them back"
+        if any(isinstance(leaf, Composite) and leaf.kind == "nested" for leaf in leaves):
+            return "torch needs the sizes of nested tensors before it has read them in this format"
+    if kind == "torchscript" and "class" not in checkpoint.metadata:
+        return "the archives of torch 1.0 to 1.2 that are described in JSON are read by those only"
+    archive = archive_of(source) if kind == "torch-zip" else None
+    if archive is not None:
+        root = root_of(archive) or ""
+        if any(name.startswith(f"{root}tensors/") for name in archive.entries):
+            return "the zip files of torch 1.4 are read by torch 1.4 only"
+        if "version" not in checkpoint.metadata:
+            return "torch refuses archives without a record `version`"
     return ""
 
 
 def _torch_line(checkpoint: Checkpoint, traces: Sequence[Trace], line: str, path: str) -> Advice:
     """`torch.load(weights_only=True)`, with what must be allowed for it."""
-    names = {str(named.name) for found in traces for named in found.names}
+    names = {str(named.name): named for found in traces for named in found.names}
     opcodes = {opcode for found in traces for opcode in found.opcodes}
-    if not opcodes <= OPCODES:
-        strange = ", ".join(sorted(opcodes - OPCODES)[:4])
-        return Advice(line=line, reason=f"weights_only=True knows pickle protocol 2 only, and the file uses {strange}")
-    outside = sorted(names - set(ALLOWED))
+    outside = sorted(set(names) - set(ALLOWED))
+    inside = set(names) & set(ALLOWED)
+    refused = _refused(traces, opcodes, outside)
+    if refused:
+        return Advice(line=line, reason=refused)
     dtypes = [DTYPES[leaf.dtype].since for _, leaf in walk(checkpoint.tree) if isinstance(leaf, TensorRecord)]
-    inside = names & set(ALLOWED)
-    since = max((since_of(inside, opcodes), *dtypes, *(("2.0",) if "weird" in names else ())), key=order)
+    since = max((since_of(inside, opcodes), *dtypes), key=order)
     until = until_of(inside)
     load = f"torch.load({path}, weights_only=True)"
     if not outside:
-        return Advice(line=line, torch=load, imports=("torch",), since=since, until=until)
-    if len(outside) > _MAX_NAMES:
-        return Advice(line=line, reason=f"{len(outside):,} names would have to be allowed first")
-    allowed, needed = _allowed(outside, checkpoint)
-    imports = sorted({"torch", *(name.rpartition(".")[0] for name in outside), *(("numpy",) if needed else ())} - {"builtins"})
-    since = max(since, _TUPLES_SINCE if any(item.startswith("(") for item in allowed) else SAFE_GLOBALS_SINCE, key=order)
-    listed = ", ".join([*allowed, *needed])
+        return Advice(line=line, torch=load, imports=("import torch",), since=since, until=until)
+    kinds = sorted({leaf.dtype for _, leaf in walk(checkpoint.tree) if isinstance(leaf, (NumpyArray, NumpyDType))})
+    imports, listed = _allowed([names[name].name for name in outside])
+    if kinds:
+        # The classes of numpy's dtypes must be allowed too, and no file names them.
+        imports.append("import numpy")
+        listed += [f'type(numpy.dtype("{kind}"))' for kind in kinds]
+    by_tuple = any(item.startswith("(") for item in listed)
     return Advice(
         line=line,
-        torch=f"with torch.serialization.safe_globals([{listed}]): loaded = {load}",
-        imports=tuple(imports),
-        since=since,
+        torch=f"with torch.serialization.safe_globals([{', '.join(listed)}]): loaded = {load}",
+        imports=("import torch", *imports),
+        since=max(since, _TUPLES_SINCE if by_tuple else SAFE_GLOBALS_SINCE, key=order),
         until=until,
     )
 
 
-def _allowed(outside: Iterable[str], checkpoint: Checkpoint) -> tuple[list[str], list[str]]:
-    """What must be allowed: the names, and the classes of numpy's dtypes, which no file names."""
-    allowed = []
+def _refused(traces: Sequence[Trace], opcodes: set[str], outside: Sequence[str]) -> str:
+    """Why `weights_only=True` refuses a file, whatever it is allowed; empty where it does not."""
+    if not opcodes <= OPCODES:
+        strange = ", ".join(sorted(opcodes - OPCODES)[:4])
+        return f"weights_only=True knows pickle protocol 2 only, and the file uses {strange}"
+    if any(found.carried for found in traces):
+        return "weights_only=True takes no modules that bring the source of their classes along"
+    if "torch.ScriptObject" in outside:
+        return "weights_only=True makes no TorchScript objects, such as packed weights"
+    gone = [name for name in outside if name.startswith(_GONE)]
+    if gone:
+        return f"it names {gone[0]}, which torch has no more"
+    return f"{len(outside):,} names would have to be allowed first" if len(outside) > _MAX_NAMES else ""
+
+
+def _allowed(outside: Sequence[GlobalName]) -> tuple[list[str], list[str]]:
+    """The imports of what must be allowed, and how each is called then."""
+    imports, listed = [], []
+    taken: set[str] = {"torch", "numpy", "loaded"}
     for name in outside:
-        plain = name.removeprefix("builtins.")
+        if name.module == "builtins":
+            listed.append(name.qualname)
+            continue
+        first, _, rest = name.qualname.partition(".")
+        alias = first
+        while alias in taken:
+            alias += "_"
+        taken.add(alias)
+        imports.append(f"from {name.module} import {first}" + (f" as {alias}" if alias != first else ""))
+        called = f"{alias}.{rest}" if rest else alias
         # numpy 2 moved these modules: the same things have another name of their own today.
         moved = name.startswith(("numpy.core.", "numpy._core."))
-        allowed.append(f'({name}, "{name}")' if moved else plain)
-    kinds = sorted({leaf.dtype for _, leaf in walk(checkpoint.tree) if isinstance(leaf, NumpyArray)})
-    return allowed, [f'type(numpy.dtype("{kind}"))' for kind in kinds]
-
-
-assert FIRST in {entry.since for entry in ALLOWED.values()}
+        listed.append(f'({called}, "{name}")' if moved else called)
+    return imports, listed

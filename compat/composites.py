@@ -125,7 +125,7 @@ def from_jagged_call(kwargs: Any = None, state: Any = None) -> Composite:
 
 
 def from_early_jagged_call(args: Any, state: Any) -> Composite:
-    """What torch 2.3 and 2.4 wrote: the class called with (values, offsets), and the rest as its state.
+    """What torch 2.2 to 2.4 wrote: the class called with (values, offsets), and the rest as its state.
 
     Their cached lengths are plain numbers, which torch computes anew when it needs them.
     """
@@ -147,8 +147,12 @@ def attributes_of(tensor: Any) -> dict[str, Any]:
 
 
 _SEQUENCE_LENGTHS: Final = ("min_seqlen", "max_seqlen")
+# The last two are torch 2.2's, which had no cache for them.
 _JAGGED_OWN: Final = frozenset(
-    ("_values", "_offsets", "_lengths", "_ragged_idx", "_metadata_cache", "_size", "_strides", "_is_param")
+    (
+        *("_values", "_offsets", "_lengths", "_ragged_idx", "_metadata_cache", "_size", "_strides", "_is_param"),
+        *("_min_seqlen", "_max_seqlen"),
+    )
 )
 _JAGGED_NAME: Final = "NestedTensor"
 JAGGED_CLASS: Final = f"torch.nested._internal.nested_tensor.{_JAGGED_NAME}"

@@ -66,6 +66,7 @@ def convert(
     verify: bool = True,
     overwrite: bool = False,
     max_shard_size: int | str | None = None,
+    change: Callable[[Checkpoint], Checkpoint] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Conversion:
     """Write a checkpoint again in another format; tensors are streamed and never held in memory.
@@ -79,6 +80,7 @@ def convert(
         overwrite: replace an existing file.
         max_shard_size: split the tensors into files of at most so many bytes, also as `5GB`, beside an index. With
             a `dst` that names a single file, such as `model.safetensors`, the index is that name and `.index.json`.
+        change: what to write instead of the source's content; see `compat.rewriting`.
         progress: called with the number of bytes whenever some were written.
 
     Raises:
@@ -101,24 +103,25 @@ def convert(
     if max_shard_size is not None:
         options = replace(options, max_shard_size=byte_count(max_shard_size))
     check_target(target, overwrite=overwrite, folder=chosen.shape == "folder")
-    with open_checkpoint(src) as checkpoint, staged(chosen, checkpoint, target, options, overwrite=overwrite) as made:
-        place, written = made
-        if verify:
-            _verify(checkpoint, place, written)
-        return Conversion(
-            source=checkpoint.source,
-            target=str(target),
-            source_format=checkpoint.format,
-            target_format=chosen.name,
-            tensors=len(checkpoint.tensors),
-            nbytes=_size(chosen, place),
-            lost=written.lost,
-            carried=written.carried,
-            renamed=written.renamed,
-            notes=[*_left_behind(checkpoint, chosen), *checkpoint.notes],
-            verified=verify,
-            seconds=time.perf_counter() - started,
-        )
+    with open_checkpoint(src) as opened:
+        checkpoint = opened if change is None else change(opened)
+        with staged(chosen, checkpoint, target, options, overwrite=overwrite) as (place, written):
+            if verify:
+                _verify(checkpoint, place, written)
+            return Conversion(
+                source=checkpoint.source,
+                target=str(target),
+                source_format=checkpoint.format,
+                target_format=chosen.name,
+                tensors=len(checkpoint.tensors),
+                nbytes=_size(chosen, place),
+                lost=written.lost,
+                carried=written.carried,
+                renamed=written.renamed,
+                notes=[*_left_behind(checkpoint, chosen), *checkpoint.notes],
+                verified=verify,
+                seconds=time.perf_counter() - started,
+            )
 
 
 def _left_behind(checkpoint: Checkpoint, chosen: Format) -> list[str]:

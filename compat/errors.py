@@ -100,25 +100,32 @@ class Unsupported(CompatError):  # noqa: N818
         super().__init__(seen, source=source, expected=expected, hint=hint)
 
 
+_MODULE_HINT: Final = "compat.load_state_dict gives the weights of the pickled module at {}, without its class."
+
+
 class UnsafeGlobals(CompatError):  # noqa: N818
     """The file names classes or functions that only unpickling could turn into objects.
 
     Attributes:
         globals: each global's full name and the paths that hold it.
+        module: where a whole pickled module lies, whose weights can be recovered; None where there is none.
     """
 
     code = "unsafe-globals"
 
-    def __init__(self, found: dict[str, list[str]], *, source: object = None) -> None:
+    def __init__(self, found: dict[str, list[str]], *, source: object = None, module: str | None = None) -> None:
         self.globals = found
+        # The place of a whole pickled module among them: its weights can be had.
+        self.module = module
         named = "; ".join(f"{name} at {', '.join(paths[:3])}" for name, paths in list(found.items())[:5])
         more = "" if len(found) <= 5 else f"; and {len(found) - 5} more"  # noqa: PLR2004
         super().__init__(
             f"holds objects of classes that compat does not import: {named}{more}",
             source=source,
             expected="tensors and plain values",
-            hint='Pass on_unknown="keep" to get them as inert Opaque records, or, if you trust the file, '
-            "weights_only=False to let torch import and call them.",
+            hint=("" if module is None else f"{_MODULE_HINT.format(module)} ")
+            + 'Pass on_unknown="keep" to get them as inert Opaque records, or, if you trust the file, '
+            "weights_only=False to let torch import and call them; `compat scan` says what that would execute.",
         )
 
 

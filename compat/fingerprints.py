@@ -17,12 +17,17 @@ from compat.sources import FileSource
 from compat.strided import element_chunks, gather
 
 # Elements that do not lie in order are put in order in blocks of so many bytes.
-_BLOCK: Final = 16 << 20
+_BLOCK: Final = 4 << 20
 # A tensor may show this many times more bytes than its storage has; beyond it, what it repeats is left out.
 _MAX_REPEATED: Final = 64
 _FREE: Final = 1 << 20
 _PROBED: Final = 1024
 _WORDS: Final[dict[int, Literal["B", "H", "I", "Q"]]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
+
+
+def repeats(record: TensorRecord) -> bool:
+    """Whether a tensor shows so much more than there is that only its `digest` and `is_zero` can be had."""
+    return record.storage.data is not None and record.nbytes > _MAX_REPEATED * record.storage.nbytes + _FREE
 
 
 def digest(record: TensorRecord) -> bytes:
@@ -71,13 +76,14 @@ def total(record: TensorRecord) -> int:
 
 def is_zero(record: TensorRecord) -> bool:
     """Whether every bit of every element is zero."""
-    return not any(bytes(piece).strip(b"\0") for piece in elements(record))
+    return not any(bytes(piece).strip(b"\0") for piece in elements(_without_repeats(record)[0]))
 
 
 def elements(record: TensorRecord) -> Iterator[Buffer]:
     """A tensor's elements in logical order, little-endian, in pieces.
 
-    Only a storage that is compressed, or big-endian under a tensor that does not show it in order, is read whole.
+    A storage is read whole only where its bytes do not lie in one piece: where it is compressed, big-endian, or
+    put together from the copies of several tensors.
     """
     data = record.storage.data
     if data is None or record.numel == 0:
@@ -120,13 +126,12 @@ def _without_repeats(record: TensorRecord) -> tuple[TensorRecord, str]:
     Raises:
         Unsupported: what is left still shows far more elements than there are.
     """
-    bound = _MAX_REPEATED * record.storage.nbytes + _FREE
-    if record.storage.data is None or record.nbytes <= bound:
+    if not repeats(record):
         return record, ""
     kept = [at for at, step in enumerate(record.stride) if step]
     shape, stride = (tuple(given[at] for at in kept) for given in (record.shape, record.stride))
     made = replace(record, shape=shape, stride=stride)
-    if made.nbytes > bound:
+    if repeats(made):
         raise Unsupported(
             f"a tensor shows {made.nbytes:,} bytes out of a storage of {record.storage.nbytes:,}", feature="strides"
         )

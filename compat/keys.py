@@ -5,6 +5,7 @@ The state may hold live tensors or records; only its keys are looked at.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeVar
@@ -12,6 +13,8 @@ from typing import Any, Final, TypeVar
 from compat.errors import KeyCollision
 
 Value = TypeVar("Value")
+# A regular expression, searched for in keys, and what replaces it.
+Rule = tuple[str | re.Pattern[str], str]
 
 # What wrappers put in front of every key of the module they hold.
 WRAPPERS: Final = {
@@ -106,6 +109,26 @@ def rename(state: Mapping[Any, Value], new_name: Callable[[str], str]) -> Ordere
         attributes["_metadata"] = _rename_metadata(metadata, new_name)
     vars(made).update(attributes)
     return made
+
+
+def rename_by(state: Mapping[Any, Value], rules: Iterable[Rule]) -> tuple[OrderedDict[Any, Value], list[str]]:
+    """A copy of a state renamed by rules, one after the other, and the rules that changed no key.
+
+    Raises:
+        KeyCollision: two keys would become one.
+    """
+    made = rename(state, lambda key: key)
+    idle = []
+    for pattern, replacement in rules:
+        before = list(made)
+        made = rename(made, lambda key, p=pattern, r=replacement: _module_or_key(key, p, r))  # type: ignore[misc]  # bound
+        if before and before == list(made):
+            idle.append(pattern if isinstance(pattern, str) else pattern.pattern)
+    return made, idle
+
+
+def _module_or_key(key: str, pattern: str | re.Pattern[str], replacement: str) -> str:
+    return re.sub(pattern, replacement, key)
 
 
 def _rename_metadata(metadata: dict[Any, Any], new_name: Callable[[str], str]) -> OrderedDict[Any, Any]:

@@ -32,6 +32,7 @@ from compat.formats import all_formats, detect
 from compat.formats._damage import explain
 from compat.placing import restorer
 from compat.records import MAX_INT64, TORCH_VALUES
+from compat.recovery import is_module
 from compat.schemes import is_url
 from compat.sources import FileSource, Source, SourceLike, open_source
 from compat.strided import swap
@@ -172,11 +173,14 @@ def materialize(
 def refuse_unknown(tree: Any, source: str) -> None:
     """Raise `UnsafeGlobals` when a tree holds objects of classes that are not imported."""
     found: dict[str, list[str]] = {}
+    module: str | None = None
     for path, leaf in walk(tree):
         if isinstance(leaf, (Opaque, GlobalRef)):
             found.setdefault(str(leaf.name), []).append(path_text(path))
+            if module is None and is_module(leaf):
+                module = path_text(path)
     if found:
-        raise UnsafeGlobals(found, source=source)
+        raise UnsafeGlobals(found, source=source, module=module)
 
 
 class Materializer:

@@ -11,7 +11,7 @@ from typing import Final
 from compat.checkpoint import Checkpoint, TensorRecord
 from compat.diffing import opened
 from compat.errors import Unsupported
-from compat.fingerprints import digest, is_zero, narrowed_digest, permuted_digest, probe, total
+from compat.fingerprints import digest, is_zero, narrowed_digest, permuted_digest, probe, repeats, total
 from compat.narrowing import NARROWED
 from compat.similarity import assign
 from compat.sources import SourceLike
@@ -94,7 +94,8 @@ def correspond(
 
     First by dtype, shape and bytes; of the rest, by the same bytes in another shape; then with the dimensions in
     another order, as ONNX's MatMul has a Linear's weight; then with floating-point values rounded to a narrower type.
-    One-to-one where values are unique. Tensors are streamed, so memory does not grow with the files.
+    One-to-one where values are unique. Tensors are streamed in blocks, so memory does not grow with the files, unless
+    they hold storages that are compressed or big-endian.
 
     Args:
         left: what `open` takes, or an open checkpoint.
@@ -129,6 +130,11 @@ class _Shown:
     def kind(self) -> tuple[str, int, bool, bool]:
         """What equal bytes need to be equal values, beside the shape."""
         return self.record.dtype, self.record.numel, self.record.conj, self.record.neg
+
+    @property
+    def is_movable(self) -> bool:
+        """Whether it has elements to look for in another layout, and not far more of them than bytes."""
+        return self.record.numel > 0 and not repeats(self.record)
 
     @property
     def dims(self) -> list[int]:
@@ -176,7 +182,7 @@ class _Matcher:
 
     def match(self) -> Correspondence:
         self._equal("same", lambda shown: (shown.kind, shown.record.shape))
-        self._equal("reshaped", lambda shown: shown.kind if shown.record.numel else None)
+        self._equal("reshaped", lambda shown: shown.kind if shown.is_movable else None)
         self._permuted()
         self._cast(0)
         self._cast(1)
@@ -213,7 +219,8 @@ class _Matcher:
 
         def described(shown: _Shown) -> Hashable:
             dims = shown.dims
-            return (shown.kind, *sorted(shown.sizes(dims))) if 1 < len(dims) <= _MAX_PERMUTED else None
+            fits = shown.is_movable and 1 < len(dims) <= _MAX_PERMUTED
+            return (shown.kind, *sorted(shown.sizes(dims))) if fits else None
 
         kinds = [{described(shown) for shown in side} - {None} for side in self.rest]
         given: dict[Hashable, list[_Shown]] = {}
@@ -324,6 +331,8 @@ def _reordered(shown: _Shown, given: Mapping[Hashable, object], wanted: set[Hash
 def _begins_as(shown: _Shown, wide: _Shown, narrow: str) -> bool:
     """Whether a tensor may be the wide one, rounded: it has the type, the shape, and the first elements."""
     if (shown.record.dtype, shown.record.shape, shown.kind[2:]) != (narrow, wide.record.shape, wide.kind[2:]):
+        return False
+    if not shown.is_movable or not wide.is_movable:
         return False
     a = shown.sum("probe", lambda: probe(shown.record))
     b = wide.sum(("probe", narrow), lambda: probe(wide.record, narrow))

@@ -5,140 +5,47 @@ Everything is checked before anything is changed: when a load is refused, the mo
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
 
-from compat import tying
+from compat import fitting, tying
 from compat.checkpoint import Checkpoint
-from compat.errors import Mismatch
-from compat.keymatching import chosen, match
+from compat.errors import Mismatch, Unsupported
+from compat.keymatching import Choice, Pattern, match, wrappers_own
 from compat.keys import rename as rename_keys
-from compat.loading import MapLocation, import_torch, local, materialize, open_checkpoint
+from compat.loading import MapLocation, local, materialize, open_checkpoint
+from compat.loadreport import Facts, LoadReport
+from compat.rehearsing import Rehearsal, Undo, fresh, has_foreign_code, has_own_code, rehearse
 from compat.sources import SourceLike
-from compat.states import find_state
+from compat.unwrapping import Found, find
 
-Rule = tuple[str, str]
+__all__ = ["LoadReport", "Rule", "load_into", "renamed_by"]
+
+Rule = tuple[str | re.Pattern[str], str]
 _COUNTER: Final = "num_batches_tracked"
+_LIVE: Final = "the given state"
 _SHOWN: Final = 8
 
 
-class _Keys(NamedTuple):
-    missing_keys: list[str]
-    unexpected_keys: list[str]
-
-
-@dataclass(slots=True, kw_only=True)
-class _Facts:
-    """What loading did beside missing and unexpected keys; see `LoadReport`."""
-
-    mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
-    loaded: list[str] = field(default_factory=list)
-    key: str = ""
-    prefix: str = ""
-    renamed: dict[str, str] = field(default_factory=dict)
-    cast: dict[str, tuple[str, str]] = field(default_factory=dict)
-    left_out: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-class LoadReport(_Keys):
-    """What loading into a module did. It unpacks as torch's does: `missing, unexpected = load_into(…)`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Given:
+    """The weights of a source, before their bytes are read.
 
     Attributes:
-        missing_keys: keys of the module that the checkpoint does not have.
-        unexpected_keys: keys of the checkpoint that the module does not have.
-        mismatched_keys: (key, expected shape, loaded shape) of tensors that were not loaded for their shape.
-        loaded_keys: keys of the module that were loaded.
-        key: the entry of the checkpoint that was taken; "" where it is a state_dict itself.
-        prefix: what was stripped from its keys; behind a +, what was put in front of them.
-        renamed: key of the checkpoint → key of the module, where they differ.
-        cast: key → (dtype in the checkpoint, dtype in the module), where they differ.
-        left_out: `num_batches_tracked` of modules whose checkpoint does not count: no missing keys, as mmcv has it.
-        notes: what else is to be known, in words.
+        found: the state_dict, as records or live.
+        name: the source's name.
+        view: what gives a part of it with shapes and dtypes alone.
+        live: what gives a part of it with its values.
     """
 
-    facts: _Facts
-
-    @classmethod
-    def make(cls, missing: list[str], unexpected: list[str], facts: _Facts) -> LoadReport:
-        """A report of these findings."""
-        report = cls(missing, unexpected)
-        report.facts = facts
-        return report
-
-    @property
-    def mismatched_keys(self) -> list[tuple[str, tuple[int, ...], tuple[int, ...]]]:
-        """Tensors that were not loaded for their shape."""
-        return self.facts.mismatched
-
-    @property
-    def loaded_keys(self) -> list[str]:
-        """What was loaded."""
-        return self.facts.loaded
-
-    @property
-    def key(self) -> str:
-        """The entry that was taken."""
-        return self.facts.key
-
-    @property
-    def prefix(self) -> str:
-        """What was stripped or put in front."""
-        return self.facts.prefix
-
-    @property
-    def renamed(self) -> dict[str, str]:
-        """Keys that are named otherwise in the module."""
-        return self.facts.renamed
-
-    @property
-    def cast(self) -> dict[str, tuple[str, str]]:
-        """Tensors whose dtype was changed."""
-        return self.facts.cast
-
-    @property
-    def left_out(self) -> list[str]:
-        """Counters that are not counted as missing."""
-        return self.facts.left_out
-
-    @property
-    def notes(self) -> list[str]:
-        """What else is to be known."""
-        return self.facts.notes
-
-    @property
-    def complete(self) -> bool:
-        """Whether checkpoint and module have the same keys and shapes."""
-        return not (self.missing_keys or self.unexpected_keys or self.mismatched_keys)
-
-    def __str__(self) -> str:
-        said = [f"{len(self.loaded_keys):,} loaded"]
-        said += [f"from {self.key!r}"] if self.key else []
-        said += [f"prefix {self.prefix!r}"] if self.prefix else []
-        lines = [", ".join(said)]
-        lines += [_listed("unexpected key in source state_dict", self.unexpected_keys)] if self.unexpected_keys else []
-        lines += [_listed("missing keys in source state_dict", self.missing_keys)] if self.missing_keys else []
-        lines += _table(self.mismatched_keys)
-        lines += [f"{key}: {was} became {now}" for key, (was, now) in self.cast.items()][:_SHOWN]
-        lines += [_listed("not in the checkpoint, and not counted as missing", self.left_out)] if self.left_out else []
-        return "\n".join(lines + self.notes)
-
-
-def _listed(what: str, keys: Sequence[str]) -> str:
-    return f"{what}: {', '.join(keys)}"
-
-
-def _table(mismatched: Sequence[tuple[str, tuple[int, ...], tuple[int, ...]]]) -> list[str]:
-    if not mismatched:
-        return []
-    rows = [("key", "expected shape", "loaded shape")]
-    rows += [(key, str(list(expected)), str(list(seen))) for key, expected, seen in mismatched]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return ["these keys have mismatched shape:", *(f"  {line}" for line in lines)]
+    found: Found
+    name: str
+    view: Callable[[Any], Any]
+    live: Callable[[Any], Any]
 
 
 def load_into(
@@ -149,27 +56,34 @@ def load_into(
     key: str | None = None,
     prefix: str | None = "auto",
     skip_mismatched: bool = False,
-    include: Collection[str] | None = None,
-    exclude: Collection[str] | None = None,
+    include: Collection[Pattern] | None = None,
+    exclude: Collection[Pattern] | None = None,
     rename: Iterable[Rule] = (),
+    casting: str = "same_kind",
     assign: bool = False,
     map_location: MapLocation = "cpu",
 ) -> LoadReport:
     """Load the weights of a checkpoint into a module.
 
     Parameters stay the objects they are, so that optimizers keep them; only `assign`, and parameters on the meta
-    device, replace them. Ties stay ties, `requires_grad` and memory format stay as the module has them.
+    device, replace them. Ties stay ties, `requires_grad` and memory format stay as the module has them. Modules
+    that rename or forgive keys of older versions by code of their own do so here too.
 
     Args:
         module: any module, wrapped or not.
         src: a path, a URL, a file object, bytes, an open checkpoint, or a live state_dict.
-        strict: refuse a checkpoint that has not exactly the keys of the module.
-        key: which entry of the checkpoint holds the weights; None finds it, and refuses to guess between two.
-        prefix: what to strip from its keys: "auto" for what fits the module, a prefix with its dot, or None.
-        skip_mismatched: load the rest when shapes differ, which torch refuses even with strict=False.
-        include: patterns of module keys to load; None for all.
-        exclude: patterns of module keys to leave as they are.
+        strict: refuse a checkpoint that has not exactly the keys of the module. False takes those that both have,
+            as the filter by the model's own names does in tutorials.
+        key: what leads to the weights, such as `model` or `ema.module`; None finds them, and refuses to guess
+            between two.
+        prefix: what to strip from their keys: "auto" for what fits the module, a prefix with its dot, or None.
+        skip_mismatched: load the rest when shapes or kinds of numbers differ; torch refuses other shapes even
+            with strict=False.
+        include: which keys of the module to load, as globs (`encoder.*`) or compiled patterns; None for all.
+        exclude: which keys to leave alone, on either side.
         rename: (pattern, replacement) pairs of regular expressions, applied to the checkpoint's keys first.
+        casting: which dtypes may become the module's, in numpy's words: "no" other ones, those of the "same_kind"
+            (floats, integers and bool, complex), or any ("unsafe", which is torch's way).
         assign: let the module have the loaded tensors themselves, with their dtypes.
         map_location: where tensors are loaded; copying moves them to where the module is.
 
@@ -178,125 +92,217 @@ def load_into(
         KeyCollision: two keys would become one.
         CompatError: the file cannot be read; see `open`.
     """
-    state, taken, name = _state_of(src, key, map_location)
-    for pattern, replacement in rename:
-        state = rename_keys(state, lambda k, p=pattern, r=replacement: re.sub(p, r, k))  # type: ignore[misc]  # bound now
-    own = module.state_dict()
-    matching = match([k for k in state if isinstance(k, str)], list(own), prefix, name)
-    fitted = rename_keys(state, matching.rename)
-    facts = _Facts(key=taken, prefix=matching.prefix)
-    facts.renamed = {old: new for old, new in zip(state, fitted, strict=True) if old != new}
-    wanted = chosen(own, include, exclude)
-    fitted = _only(fitted, lambda k: k in wanted or k not in own)
-    if include is not None:
-        fitted = _only(fitted, lambda k: k in own)
-    missing = [k for k in own if k in wanted and k not in fitted]
-    unexpected = [k for k in fitted if k not in own]
-    facts.left_out = [k for k in missing if k.rpartition(".")[2] == _COUNTER]
-    missing = [k for k in missing if k not in facts.left_out]
-    _compare(own, fitted, facts, assign=assign)
-    _note_versions(module, fitted, facts)
-    report = LoadReport.make(missing, unexpected, facts)
-    refused = strict and not report.complete and not (skip_mismatched and not missing and not unexpected)
-    if refused or (facts.mismatched and not skip_mismatched):
-        raise _mismatch(report, name, strict=strict)
-    apart = {k for k, *_ in facts.mismatched}
-    ready = _only(fitted, lambda k: k in own and k not in apart)
-    facts.loaded = [k for k in ready if k in own]
-    _load(module, own, ready, assign=assign, name=name)
-    return report
+    if casting not in fitting.CASTING:
+        raise ValueError(f"casting is {casting!r}; expected one of {', '.join(fitting.CASTING)}")
+    with _opened(src, key, map_location) as given:
+        loading = _Loading(module, given, Choice(include, exclude), strict=strict, skip=skip_mismatched)
+        loading.name_keys(list(rename), prefix)
+        fitting.compare(loading.own, loading.view, loading.facts, casting=casting, assign=assign)
+        return loading.load(assign=assign)
 
 
-def _state_of(src: Any, key: str | None, map_location: MapLocation) -> tuple[Any, str, str]:
-    """The live state, the entry that was taken, and the file's name."""
-    if isinstance(src, Mapping) and key is None and hasattr(src, "_metadata"):
-        # What module.state_dict() gives needs no search, whatever it holds.
-        return src, "", "the given state"
+def renamed_by(state: Mapping[Any, Any], rules: Iterable[Rule], notes: list[str]) -> Any:
+    """A copy of a state whose keys are renamed by (pattern, replacement) pairs, one after the other.
+
+    What a rule does not change is no error, but is noted when that is every key.
+
+    Raises:
+        KeyCollision: two keys would become one.
+    """
+    made = rename_keys(state, lambda key: key)
+    for pattern, replacement in rules:
+        before = list(made)
+        made = rename_keys(made, lambda key, p=pattern, r=replacement: re.sub(p, r, key))  # type: ignore[misc]  # bound now
+        if before and before == list(made):
+            notes.append(f"the rule {getattr(pattern, 'pattern', pattern)!r} renames none of the keys")
+    return made
+
+
+@contextlib.contextmanager
+def _opened(src: Any, key: str | None, map_location: MapLocation) -> Iterator[_Given]:
     if isinstance(src, Mapping):
-        state, taken = find_state(src, key, source="the given state")
-        return state, taken, "the given state"
-    if isinstance(src, Checkpoint):
-        state, taken = find_state(src.tree, key, source=src.source)
-        return materialize(src, map_location, tree=state), taken, src.source
-    with open_checkpoint(local(src)) as checkpoint:
-        return _state_of(checkpoint, key, map_location)
+        yield _Given(found=find(src, key, source=_LIVE), name=_LIVE, view=lambda part: part, live=lambda part: part)
+    elif isinstance(src, Checkpoint):
+        yield _given(src, key, map_location)
+    else:
+        with open_checkpoint(local(src)) as checkpoint:
+            yield _given(checkpoint, key, map_location)
 
 
-def _only(state: Any, keep: Any) -> OrderedDict[str, Any]:
-    made = OrderedDict((key, value) for key, value in state.items() if keep(key))
+def _given(checkpoint: Checkpoint, key: str | None, map_location: MapLocation) -> _Given:
+    def live(part: Any) -> Any:
+        return materialize(checkpoint, map_location, tree=part)
+
+    def view(part: Any) -> Any:
+        try:
+            return materialize(checkpoint, "meta", tree=part)
+        except Unsupported:
+            # Quantized tensors cannot be had without their values.
+            return live(part)
+
+    found = find(checkpoint.tree, key, source=checkpoint.source)
+    return _Given(found=found, name=checkpoint.source, view=view, live=live)
+
+
+class _Loading:
+    """One load: first what it would come to, then the load itself."""
+
+    def __init__(self, module: Any, given: _Given, choice: Choice, *, strict: bool, skip: bool) -> None:
+        self.module, self.given, self.choice = module, given, choice
+        self.strict, self.skip = strict, skip
+        self.facts = Facts(key=given.found.key, notes=list(given.found.notes))
+        self.own: Mapping[str, Any] = module.state_dict(keep_vars=True)
+        self.wanted = [key for key in self.own if key in choice]
+        self.state: Any = None
+        self.view: Any = None
+
+    def name_keys(self, rules: list[Rule], prefix: str | None) -> None:
+        """Give the checkpoint's keys the module's names, and leave those that were not chosen.
+
+        Raises:
+            KeyCollision: two keys would become one.
+            Mismatch: two prefixes fit equally well, or a pattern fits no key.
+        """
+        first = self.given.found.state
+        ruled = renamed_by(first, rules, self.facts.notes)
+        matching = match([k for k in ruled if isinstance(k, str)], list(self.own), prefix, self.given.name)
+        fitted = rename_keys(ruled, matching.rename)
+        self.facts.prefix = matching.prefix
+        self.facts.renamed = {old: new for old, new in zip(first, fitted, strict=True) if old != new}
+        include, exclude = self.choice.idle([*self.own, *fitted])
+        if include:
+            raise Mismatch(
+                f"no key of the module or of the checkpoint fits {', '.join(map(repr, include))}",
+                source=self.given.name,
+                expected=f"patterns of keys such as {next(iter(self.own), '')!r}",
+            )
+        self.facts.notes += [f"nothing is excluded by {pattern!r}" for pattern in exclude]
+        self.state = _only(fitted, self.choice)
+        self.view = self.given.view(self.state)
+
+    def load(self, *, assign: bool) -> LoadReport:
+        """Load what fits, when that is not refused.
+
+        Raises:
+            Mismatch: it is refused; the module is as it was.
+        """
+        apart = {key for key, *_ in (*self.facts.mismatched_keys, *self.facts.mismatched_dtypes)} | {*self.facts.unfit}
+        ready = [key for key in self.state if key not in apart]
+        outcome = self._outcome(_only(self.view, ready))
+        report = None if outcome is None else self._report(outcome, apart)
+        undo = Undo(self.module) if outcome is None or has_foreign_code(self.module) else None
+        state = self.given.live(_only(self.state, ready))
+        self._note_ties(state)
+        try:
+            loaded = _load(self.module, self.own, state, assign=assign, name=self.given.name)
+            report = report or self._report(loaded, apart)
+        except BaseException:
+            if undo is not None:
+                undo()
+            raise
+        left = _left_on_meta(self.module)
+        self.facts.notes += [left] if left and ready else []
+        return report
+
+    def _outcome(self, ready: Any) -> Rehearsal | None:
+        """What is missing and unexpected, known before it is loaded; None where only loading can tell."""
+        if has_own_code(self.module):
+            return rehearse(self.module, ready)
+        missing = [key for key in self.own if key not in ready]
+        return Rehearsal(missing=missing, unexpected=[key for key in ready if key not in self.own], errors=[])
+
+    def _report(self, outcome: Rehearsal, apart: Collection[str]) -> LoadReport:
+        """What is reported of an outcome.
+
+        Raises:
+            Mismatch: it is to be refused.
+        """
+        facts = self.facts
+        absent = [key for key in outcome.missing if key in self.choice and key not in apart]
+        facts.left_out = [k for k in self.wanted if k not in self.state and k.rpartition(".")[2] == _COUNTER]
+        facts.errors = outcome.errors
+        gone = {*absent, *apart, *facts.left_out}
+        facts.loaded_keys = [key for key in self.wanted if key not in gone]
+        loaded = set(facts.loaded_keys)
+        for group in tying.groups(self.own):
+            held = [key for key in group if key in loaded]
+            facts.tied.update({key: held[-1] for key in group if held and key in absent})
+        missing = [key for key in absent if key not in facts.left_out and key not in facts.tied]
+        wrappers = {key: wrappers_own(key, facts.prefix) for key in (*missing, *outcome.unexpected)}
+        facts.notes += [f"{key} belongs to {wrapper} and was left out" for key, wrapper in wrappers.items() if wrapper]
+        missing, unexpected = ([k for k in keys if not wrappers[k]] for keys in (missing, outcome.unexpected))
+        facts.notes += fitting.version_notes(self.module, self.view)
+        if self.own and not facts.loaded_keys:
+            facts.notes.append(_nothing(self.wanted, list(self.given.found.state)))
+        report = LoadReport.make(missing, unexpected, facts)
+        if facts.errors or (not self.skip and not report.fits) or (self.strict and (missing or unexpected)):
+            raise self._mismatch(report)
+        return report
+
+    def _mismatch(self, report: LoadReport) -> Mismatch:
+        advice = []
+        if self.strict and (report.missing_keys or report.unexpected_keys):
+            advice.append("strict=False")
+        if not report.fits and not self.skip:
+            advice.append("skip_mismatched=True")
+        hint = "Nothing was changed." + (f" To load the rest, pass {' and '.join(advice)}." if advice else "")
+        if report.mismatched_dtypes:
+            hint += ' To change dtypes all the same, pass casting="unsafe".'
+        lines = [*report.differences(), *report.facts.errors, *report.notes]
+        seen = "the model and the loaded state_dict do not match exactly\n" + "\n".join(lines) + "\n"
+        return Mismatch(seen, source=self.given.name, hint=hint)
+
+    def _note_ties(self, state: Mapping[str, Any]) -> None:
+        """Say where one tensor of the module is two different ones in the checkpoint."""
+        for group in tying.groups(self.own):
+            held = [key for key in group if key in state]
+            if any(not tying.same_values(state[held[0]], state[key]) for key in held[1:]):
+                self.facts.notes.append(
+                    f"{', '.join(held)} are one tensor in the module and different ones in the checkpoint: "
+                    f"{held[-1]} was taken"
+                )
+
+
+def _only(state: Any, keys: Any) -> OrderedDict[str, Any]:
+    chosen = keys if isinstance(keys, Choice) else set(keys)
+    made = OrderedDict((key, value) for key, value in state.items() if key in chosen)
     vars(made).update(getattr(state, "__dict__", {}))
     return made
 
 
-def _compare(own: Mapping[str, Any], state: Mapping[str, Any], facts: _Facts, *, assign: bool) -> None:
-    """Find shapes and dtypes that differ.
-
-    Raises:
-        Mismatch: numbers of one kind would become numbers of another.
-    """
-    torch = import_torch("loading into a module")
-    for key, value in state.items():
-        mine = own.get(key)
-        if not isinstance(mine, torch.Tensor) or not isinstance(value, torch.Tensor):
-            continue
-        if isinstance(mine, torch.nn.parameter.UninitializedTensorMixin):
-            continue
-        if mine.shape != value.shape and not (mine.shape == () and tuple(value.shape) == (1,)):
-            facts.mismatched.append((key, tuple(mine.shape), tuple(value.shape)))
-        elif mine.dtype != value.dtype and not assign:
-            was, now = (str(tensor.dtype).removeprefix("torch.") for tensor in (value, mine))
-            if _kind(value) != _kind(mine):
-                raise Mismatch(
-                    f"{key} is {was}",
-                    expected=f"{now}, or another type of its kind",
-                    hint="Convert it first, or pass assign=True to let the module have it as it is.",
-                )
-            facts.cast[key] = (was, now)
+def _nothing(own: list[str], given: list[Any]) -> str:
+    few = [", ".join(map(repr, keys[:3])) for keys in (given, own)]
+    return f"nothing was loaded: the checkpoint's keys are like {few[0]}, and the module's like {few[1]}"
 
 
-def _kind(tensor: Any) -> str:
-    return "complex" if tensor.is_complex() else "float" if tensor.is_floating_point() else "integer"
+def _left_on_meta(module: Any) -> str | None:
+    """What has no values yet, where a module was made on the meta device."""
+    everything = [*module.named_parameters(), *module.named_buffers()]
+    left = [name for name, tensor in everything if tensor.is_meta]
+    if not left:
+        return None
+    more = f" and {len(left) - _SHOWN:,} more" if len(left) > _SHOWN else ""
+    return f"still on the meta device, without values: {', '.join(left[:_SHOWN])}{more}"
 
 
-def _note_versions(module: Any, state: Any, facts: _Facts) -> None:
-    """Say when the versions are lost by which modules know how old their state is."""
-    if getattr(state, "_metadata", None):
-        return
-    versioned = sorted({type(part).__name__ for part in module.modules() if (getattr(part, "_version", None) or 1) > 1})
-    if versioned:
-        facts.notes.append(
-            f"the checkpoint has no _metadata: {', '.join(versioned)} cannot know which version wrote their state, "
-            "and take it as it is"
-        )
-
-
-def _mismatch(report: LoadReport, name: str, *, strict: bool) -> Mismatch:
-    hint = "Nothing was changed. "
-    if report.mismatched_keys and not (report.missing_keys or report.unexpected_keys):
-        hint += "Pass skip_mismatched=True to load the rest."
-    elif strict:
-        hint += "Pass strict=False to load what fits" + (
-            ", with skip_mismatched=True." if report.mismatched_keys else "."
-        )
-    lines = str(report).splitlines()[1:]
-    return Mismatch(
-        "the model and the loaded state_dict do not match exactly\n" + "\n".join(lines), source=name, hint=hint
-    )
-
-
-def _load(module: Any, own: Mapping[str, Any], state: Any, *, assign: bool, name: str) -> None:
+def _load(module: Any, own: Mapping[str, Any], state: Any, *, assign: bool, name: str) -> Rehearsal:
     """Copy or assign what was checked; parameters on the meta device have to be assigned."""
-    torch = import_torch("loading into a module")
-    on_meta = {key for key, value in own.items() if isinstance(value, torch.Tensor) and value.is_meta}
+    on_meta = {key for key, value in own.items() if getattr(value, "is_meta", False)}
+    parts = [(on_meta if len(on_meta) < len(own) else {*own, *state}, True)] if on_meta else []
+    parts += [({*own, *state} - on_meta, assign)] if len(on_meta) < len(own) else []
     ties = tying.ties_of(module)
+    missing, unexpected = set(own), set(state)
     try:
-        for keys, assigned in ((lambda k: k in on_meta, True), (lambda k: k not in on_meta, assign)):
+        for keys, assigned in parts:
             part = _only(state, keys)
-            if part:
-                module.load_state_dict(part, strict=False, assign=True) if assigned else module.load_state_dict(
-                    part, strict=False
-                )
+            if getattr(part, "_metadata", None) is not None:
+                vars(part)["_metadata"] = fresh(vars(part)["_metadata"])
+            found = module.load_state_dict(part, strict=False, **({"assign": True} if assigned else {}))
+            missing &= set(found.missing_keys)
+            unexpected &= set(found.unexpected_keys)
     except RuntimeError as error:
         raise Mismatch(f"the module refuses its state: {error!s:.300}", source=name) from error
     finally:
         tying.tie_again(ties)
+    in_order = [key for key in own if key in missing], [key for key in state if key in unexpected]
+    return Rehearsal(missing=in_order[0], unexpected=in_order[1], errors=[])

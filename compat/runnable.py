@@ -95,9 +95,7 @@ def _onnx(source: Source) -> Iterator[str]:
     functions = 0
     for part in reader.fields(0, source.size):
         if part.number == _OPSETS:
-            domains |= {
-                reader.text(field) for field in reader.fields(part.start, part.end) if field.number == _DOMAIN
-            }
+            domains |= {reader.text(field) for field in reader.fields(part.start, part.end) if field.number == _DOMAIN}
         functions += part.number == _FUNCTIONS
     yield "an ONNX graph is data for a runtime: nothing in it is unpickled or imported"
     custom = sorted(domains - _STANDARD)

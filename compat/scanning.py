@@ -10,24 +10,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Final
 
 from compat.advice import Advice, advise
 from compat.allowlist import ALLOWED
 from compat.checkpoint import Path, path_text
 from compat.dangers import ERROR, HARMLESS, WARNING, Judgement, judge
-from compat.errors import CompatError, Corrupt, Unsupported
+from compat.errors import CompatError, Corrupt, UnknownFormat, Unsupported
 from compat.loading import local
 from compat.pickles.shadows import Named, places
 from compat.rebuild import MEANINGS
+from compat.recovery import is_module, recover
 from compat.runnable import what_runs
 from compat.sources import SourceLike, open_source
 from compat.streams import PickleStream, Search, is_plain, search
+from compat.tardir import is_tar
+from compat.zipdir import LOCAL_SIGNATURE
 
 # How many places of one name are listed; all are counted.
 _LISTED: Final = 10
 _MAX_TEXT: Final = 300
+_ORDER: Final = (HARMLESS, WARNING, ERROR)
 _TRANSPARENT: Final = frozenset(MEANINGS)
 
 
@@ -38,8 +41,8 @@ class Finding:
     Attributes:
         name: the class or function that Python 3 would look up.
         written: the name in the file, where Python 2 had another for it; else the same.
-        stream: the record or member that names it; empty where that is the file itself.
-        offsets: bytes of the stream at which it is named, the first ones.
+        stream: the record, member or following pickle that names it; empty where that is the file itself.
+        offsets: bytes of the record, or of the file, at which it is named, the first ones.
         count: how often it is named.
         paths: where in the content it is used, the first ones; none where it ends nowhere.
         places: how many such paths there are.
@@ -76,7 +79,8 @@ class Findings:
 
     Attributes:
         source: the file's name as the user gave it.
-        format: what it is: a format's name, `pickle` for plain pickles, empty where it is unknown.
+        format: what it is: a format's name, `pickle` for plain pickles, `archive` for an archive that holds some
+            and is no checkpoint, empty where it is unknown.
         findings: every name of every stream.
         streams: how many pickle streams there are.
         error: why the file could not be read to its end; the findings are those up to there.
@@ -140,14 +144,16 @@ def scan(src: SourceLike) -> Findings:
     """
     with open_source(local(src)) as source:
         found = search(source)
-        error = _error(found, is_plain(found, source))
+        error = _error(found, source.name, plain=is_plain(found, source))
         if found.checkpoint is not None:
             kind = found.checkpoint.format
+        elif found.streams:
+            kind = "archive" if source.head.startswith(LOCAL_SIGNATURE) or is_tar(source) else "pickle"
         else:
-            kind = "pickle" if error is None or found.streams else ""
+            kind = ""
         findings = tuple(finding for stream in found.streams for finding in _findings(stream, kind))
-        worst = max((finding.severity for finding in findings), key=[HARMLESS, WARNING, ERROR].index, default=HARMLESS)
-        notes = [*found.notes, *what_runs(kind, source, found.checkpoint)]
+        worst = max((finding.severity for finding in findings), key=_ORDER.index, default=HARMLESS)
+        notes = [*found.notes, *what_runs(kind, source, found.checkpoint), *_left_behind(found)]
         if isinstance(found.error, Unsupported) and error is None:
             notes.append(f"compat does not load it: {found.error.seen}")
         return Findings(
@@ -161,15 +167,27 @@ def scan(src: SourceLike) -> Findings:
         )
 
 
-def _error(found: Search, plain: bool) -> CompatError | None:
+def _left_behind(found: Search) -> list[str]:
+    """What the state_dict of a pickled module lacks when it is recovered without the module's class."""
+    tree = found.checkpoint.tree if found.checkpoint is not None else None
+    below = list(dict.values(tree)) if isinstance(tree, dict) else []
+    modules = [value for value in (tree, *below) if is_module(value)]
+    try:
+        left = [f"{path} {why}" for module in modules for path, why in recover(module).left.items()]
+    except CompatError as error:
+        return [f"its module's state cannot be recovered: {error.seen}"]
+    return [f"without the classes, its state_dict may lack something: {why}" for why in left[:_LISTED]]
+
+
+def _error(found: Search, source: str, *, plain: bool) -> CompatError | None:
     """Why the scan cannot vouch for the whole file; None where every stream of it was followed to its end."""
     damage = found.damage
     error = found.error
-    if isinstance(error, Unsupported) and found.streams and not damage:
+    if isinstance(error, Unsupported) and found.streams and not damage and not found.searched:
         return None
-    if error is not None and not plain:
-        return error
-    return Corrupt(f"a pickle stream breaks: {damage}") if damage else None
+    if damage and (error is None or isinstance(error, UnknownFormat)):
+        return Corrupt(f"a pickle stream breaks: {damage}", source=source)
+    return None if plain else error
 
 
 @dataclass(slots=True)
@@ -183,21 +201,15 @@ class _Group:
     paths: list[Path] = field(default_factory=list)
     places: int = 0
 
-    @cached_property
-    def worst(self) -> Judgement:
-        return self.judged
-
 
 def _findings(stream: PickleStream, kind: str) -> Iterator[Finding]:
     groups: dict[str, _Group] = {}
-    order = [HARMLESS, WARNING, ERROR]
     for named in stream.trace.names:
         judged = judge(named, inside=kind)
         group = groups.setdefault(str(named.name), _Group(named, judged))
         group.offsets.append(named.offset)
         group.uses |= named.uses
-        if order.index(judged.severity) > order.index(group.judged.severity) or judged.reason > group.judged.reason:
-            group.judged = judged
+        group.judged = max(group.judged, judged, key=lambda judged: (_ORDER.index(judged.severity), judged.reason))
     for named, path in places(stream.trace.root, _TRANSPARENT):
         group = groups[str(named.name)]
         group.places += 1

@@ -165,6 +165,17 @@ def _stays(path: Path, home: Path) -> bool:
     return "snapshots" in home.parts and path.parent == Path(*home.parts[: home.parts.index("snapshots")], "blobs")
 
 
+def _absent(path: Path, name: str) -> Unreadable:
+    """The error for a path behind which there is nothing."""
+    try:
+        pointed = os.readlink(path)  # noqa: PTH115 - the text of the link itself
+    except OSError:
+        return Unreadable("does not exist", source=name, hint="Check the path.")
+    # git-annex and data managers like it keep the content elsewhere, and leave links in its place.
+    hint = "Fetch the content with: git annex get" if "annex/objects/" in pointed else "Get what it points to."
+    return Unreadable(f"is a symbolic link to {brief(pointed)}, which does not exist", source=name, hint=hint)
+
+
 class FileSource(Source):
     """A file on disk, read by position, so that concurrent readers do not disturb each other."""
 
@@ -174,7 +185,7 @@ class FileSource(Source):
         try:
             self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
         except FileNotFoundError as error:
-            raise Unreadable("does not exist", source=name, hint="Check the path.") from error
+            raise _absent(path, name) from error
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise Unreadable(f"cannot be opened: {reason}", source=name) from error

@@ -33,6 +33,8 @@ _MAX_INFLATED: Final = 64 << 20
 _MAX_RATIO: Final = 32
 _MAX_SALVAGED: Final = 100_000
 _LOCAL_SIZE: Final = 30
+_ARRAY: Final = b"\x93NUMPY"
+_ARRAY_HEADER: Final = 512
 _PICKLED: Final = re.compile(r"(.*[/.])?(pkl|pickle|pk|p|joblib)$", re.IGNORECASE)
 _MADE: Final = re.compile(rb"\x80[\x01-\x05]")
 _NAME: Final = re.compile(r"[A-Za-z_<][\w.<>\[\]-]*\Z")
@@ -63,12 +65,14 @@ class Search:
         notes: what else can run, or could not be looked at.
         checkpoint: the file as its format reads it; None where none could.
         error: why none could.
+        searched: whether an archive had to be searched for local headers, so that records may have been missed.
     """
 
     streams: list[PickleStream] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     checkpoint: Checkpoint | None = None
     error: CompatError | None = None
+    searched: bool = False
     _known: set[bytes] = field(default_factory=set)
 
     def add(self, where: str, found: Trace, content: memoryview, start: int, base: int | None) -> None:
@@ -99,7 +103,7 @@ def search(source: Source) -> Search:
     # Readers try longer and longer pieces where the length of a stream stands nowhere: the last is the whole.
     for stream in reversed(read_streams):
         traced = trace(stream.data, stream.start)
-        if not traced.error:
+        if not traced.error or _is_news(traced, found):
             where = stream.source if stream.source != source.name else ""
             found.add(where, traced, stream.data, stream.start, None)
     return found
@@ -118,7 +122,7 @@ def _look(found: Search, source: Source, where: str, depth: int) -> None:
                 content = memoryview(source.read(member.offset, member.nbytes))
                 _follow(found, content, _join(where, name), member.offset, depth)
         else:
-            _follow(found, _bytes_of(source), where, 0, depth)
+            _follow(found, _bytes_of(source), where, 0 if depth == 0 else None, depth)
     except CompatError as error:
         found.error = found.error or error
 
@@ -135,8 +139,8 @@ def _join(where: str, name: str) -> str:
 
 
 def _follow(found: Search, content: memoryview, where: str, base: int | None, depth: int) -> None:
-    """Trace the pickles that follow each other from the first byte on."""
-    position = 0
+    """Trace the pickles that follow each other from the first byte on, or from behind an array's header."""
+    position = _behind_header(bytes(content[:_ARRAY_HEADER]))
     for index in range(_MAX_FOLLOWING):
         if position >= len(content):
             return
@@ -153,9 +157,26 @@ def _follow(found: Search, content: memoryview, where: str, base: int | None, de
     found.notes.append(f"{where or 'the file'} holds more than {_MAX_FOLLOWING:,} pickles; the rest was not looked at")
 
 
+def _behind_header(begin: bytes) -> int:
+    """Where the pickle of an array of objects begins in a file of `numpy.save`; 0 in what is no array.
+
+    Source of the layout: `numpy/lib/format.py`.
+    """
+    if not begin.startswith(_ARRAY) or b"O" not in begin[10:]:
+        return 0
+    wide = begin[6] > 1
+    return (12 if wide else 10) + int.from_bytes(begin[8 : 12 if wide else 10], "little")
+
+
 def _plausible(traced: Trace) -> bool:
     """Whether bytes that break as a pickle were one at all: they name something that could be a name."""
     return any(_NAME.match(named.name.module) and _NAME.match(named.name.qualname) for named in traced.names)
+
+
+def _is_news(traced: Trace, found: Search) -> bool:
+    """Whether a stream that breaks names something that no other one does."""
+    known = {str(named.name) for stream in found.streams for named in stream.trace.names}
+    return _plausible(traced) and not known.issuperset(str(named.name) for named in traced.names)
 
 
 def _look_inside(found: Search, content: bytes, where: str, depth: int) -> None:
@@ -172,14 +193,16 @@ def _look_into_zip(found: Search, source: Source, where: str, depth: int) -> Non
         records = [(name, archive.data(name)) for name in archive.entries]
     except CompatError as error:
         # Several archives behind each other, as in the files of `torch.distributed.checkpoint`, have no directory.
-        found.error = found.error if found.checkpoint else found.error or error
+        if found.checkpoint is None:
+            found.error = found.error or error
+            found.searched = True
         _salvage(found, source, where, depth)
         return
     for name, data in records:
         if name.endswith(".py") and "/code/" not in name:
             found.notes.append(f"{_join(where, name)} is Python source; torch.package and TorchServe would run it")
         begin = _begin(data)
-        if _PICKLED.match(name) or _MADE.match(begin) or begin.startswith(LOCAL_SIGNATURE):
+        if _PICKLED.match(name) or _MADE.match(begin) or begin in (LOCAL_SIGNATURE, _ARRAY[:4]):
             _look_at_record(found, data, _join(where, name), depth)
 
 

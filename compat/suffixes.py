@@ -37,9 +37,8 @@ def suffix_note(name: str, found: Format, formats: Iterable[Format]) -> str | No
     if right is None or lower.endswith(right):
         return None
     renamed = shlex.quote(f"{path.name[: -len(said)]}{right}")
-    return (
-        f"named {said}, but its content is {found.name}: {_consequence(said, found, claims[said])}. Rename it {renamed}"
-    )
+    consequence = _consequence(said, found, claims[said])
+    return f"named {said}, but its content is {found.name}: {consequence}. Rename it: {renamed}"
 
 
 def _consequence(said: str, found: Format, claimants: list[Format]) -> str:

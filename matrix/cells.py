@@ -17,6 +17,8 @@ GENERAL_CONTENTS = ("plain", "module-mixed")
 # Contents that can be trained, and the optimizers that every scheduler is tried with.
 TRAINED = ("module-mixed", "model")
 SCHEDULED = ("Adam", "SGD")
+# Contents that states are transferred to.
+TRANSFERRED = ("module-batchnorm", "module-mixed", "module-tied", "model")
 
 
 class UnknownCellError(LookupError):
@@ -262,6 +264,16 @@ RULES = (
         sentence="only modules can be trained, and mixed ones stand for all",
         reads=("optimizer", "content"),
         prunes=lambda _axes, values: values["content"] not in TRAINED,
+    ),
+    Rule(
+        sentence="a state is transferred to modules with state: batch norm, ties, and mixed ones",
+        reads=("mutation", "content"),
+        prunes=lambda _axes, values: values["content"] not in TRANSFERRED,
+    ),
+    Rule(
+        sentence="what loading into a module does does not hang on the format: torch-zip stands for all",
+        reads=("format", "mutation"),
+        prunes=lambda axes, values: not axes["format"].values[values["format"]].facts.get("hub"),
     ),
     Rule(
         sentence="a format that is only read saves no training run",

@@ -9,6 +9,9 @@ but the bytes that no tensor shows, where a format says so.
 
 `resume`: a training run is saved, loaded into fresh objects, and goes on; the module, the optimizer and every loss
 must be, bit by bit, those of the run that was not interrupted.
+
+`transfer`: a state that was changed is loaded into a module. What torch's own rules refuse must be refused and change
+nothing; else the module must hold what torch's would, and every key that differs must be named.
 """
 
 from __future__ import annotations
@@ -24,10 +27,10 @@ from typing import Any, Final
 
 import torch
 
-from matrix import canary, trainings
+from matrix import canary, trainings, transfers
 from matrix.cells import Cell
 from matrix.examples import Example
-from matrix.implementations import IMPLEMENTATIONS, Implementation, ReadMode, WriteMode
+from matrix.implementations import IMPLEMENTATIONS, Implementation, ReadMode, Transferred, WriteMode
 from matrix.outcomes import Outcome
 from matrix.projections import bare_state, dense
 from matrix.spec import CheckpointSpec, DictNode, Difference, ODictNode, compare
@@ -348,6 +351,47 @@ def went_on(straight: trainings.Training, resumed: trainings.Training) -> Outcom
     return Outcome(kind="ok")
 
 
+def transfer(cell: Cell, bench: Bench) -> Outcome:
+    """Load a changed state into a module."""
+    example, who = bench.example, bench.implementations["compat"]
+    if example.fresh is None or who.load_into is None:
+        return Outcome(kind="skipped", message="no module to load into")
+    original, mutation = bench.state("plain"), cell["mutation"]
+    try:
+        mutated = transfers.MUTATIONS[mutation](original, example.seed)
+    except transfers.NotMutableError as error:
+        return Outcome(kind="skipped", message=str(error))
+    path = bench.place(cell["format"])
+    who.write(mutated, path, WriteMode(format=cell["format"]))
+    module = blank(example.fresh())
+    before = describe(module.state_dict())
+    wanted = transfers.expected(blank(example.fresh()), original, mutated, mutation, cell["strictness"])
+    try:
+        said = who.load_into(module, path, cell["strictness"])
+    except BaseException as error:  # noqa: BLE001 - whatever is raised is the outcome
+        outcome = failure(error, who, "load", path)
+        differences = compare(before, describe(module.state_dict()))
+        if not wanted.refused or outcome.kind != "refused":
+            return outcome
+        return mismatch(differences) if differences else Outcome(kind="ok")
+    return named(wanted, said, describe(module.state_dict()))
+
+
+def named(wanted: transfers.Expected, said: Transferred, seen: CheckpointSpec) -> Outcome:
+    """Compare what was said and done with what must be."""
+    if wanted.refused:
+        return Outcome(kind="mismatch", stage="load", message="was not refused", facets=("not-refused",))
+    for what in ("missing", "unexpected", "mismatched"):
+        expected, told = sorted(getattr(wanted, what)), sorted(getattr(said, what))
+        if expected != told:
+            text = f"{what} keys: expected {expected}, told {told}"
+            return Outcome(kind="mismatch", stage="load", message=text[:400], facets=(what,))
+    if wanted.warned and not said.warned:
+        return Outcome(kind="mismatch", stage="load", message="nothing said of the lost _metadata", facets=("silent",))
+    differences = compare(describe(wanted.state), seen)
+    return mismatch(differences) if differences else Outcome(kind="ok")
+
+
 CHECKS: Final[Mapping[str, Callable[[Cell, Bench], Outcome]]] = MappingProxyType(
-    {"convert": convert, "inert": inert, "resume": resume, "roundtrip": roundtrip}
+    {"convert": convert, "inert": inert, "resume": resume, "roundtrip": roundtrip, "transfer": transfer}
 )

@@ -56,6 +56,21 @@ MAP_LOCATIONS: Final[MappingProxyType[str, Any]] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Transferred:
+    """What an implementation says of loading into a module.
+
+    Attributes:
+        missing, unexpected, mismatched: the keys it names.
+        warned: whether it tells of anything else.
+    """
+
+    missing: list[str]
+    unexpected: list[str]
+    mismatched: list[str]
+    warned: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Implementation:
     """One writer and reader.
 
@@ -64,6 +79,7 @@ class Implementation:
         refuses: the exceptions by which it says no.
         convert: writes one of its files again in another format, where it can.
         save_run: writes a training run; load_run: continues one from a file, where it can.
+        load_into: loads a file into a module by a value of the axis `strictness`, where it can.
     """
 
     name: str
@@ -73,6 +89,7 @@ class Implementation:
     convert: Callable[[Path, Path, WriteMode], None] | None = None
     save_run: Callable[[Training, Path, WriteMode], None] | None = None
     load_run: Callable[[Training, Path], None] | None = None
+    load_into: Callable[[torch.nn.Module, Path, str], Transferred] | None = None
 
 
 def _torch_write(state: Any, path: Path, mode: WriteMode) -> None:
@@ -132,6 +149,18 @@ def _compat_load_run(run: Training, path: Path) -> None:
     run.step = loaded["step"]
 
 
+def _compat_load_into(module: torch.nn.Module, path: Path, strictness: str) -> Transferred:
+    import compat
+
+    report = compat.load_into(module, path, strict=strictness == "strict", skip_mismatched=strictness == "skip")
+    return Transferred(
+        missing=list(report.missing_keys),
+        unexpected=list(report.unexpected_keys),
+        mismatched=[key for key, *_ in report.mismatched_keys],
+        warned=bool(report.notes),
+    )
+
+
 def _compat_refuses(error: BaseException) -> bool:
     from compat.errors import CompatError
 
@@ -168,6 +197,7 @@ IMPLEMENTATIONS: Final[MappingProxyType[str, Implementation]] = MappingProxyType
             convert=_compat_convert,
             save_run=_compat_save_run,
             load_run=_compat_load_run,
+            load_into=_compat_load_into,
         ),
         "safetensors": Implementation(
             name="safetensors", write=_safetensors_write, read=_safetensors_read, refuses=_any_exception

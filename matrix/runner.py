@@ -33,6 +33,7 @@ from matrix.projections import bare_state
 from matrix.report import CellLine, ReportWriter
 from matrix.shrinking import smallest
 from matrix.trainings import OPTIMIZERS, SCHEDULERS
+from matrix.transfers import MUTATIONS
 
 # Contents that are not drawn: the user's own module, or a real file.
 GIVEN: Final = ("model", "state")
@@ -108,6 +109,7 @@ def make_axes(given: str | None = None) -> Axes:
         "content": drawn,
         "optimizer": [Value(id=name, summary="") for name in OPTIMIZERS],
         "scheduler": [Value(id=name, summary="") for name in SCHEDULERS],
+        "mutation": [Value(id=name, summary="") for name in MUTATIONS],
     }
     for name, values in given_to.items():
         axes = axes.with_values(name, values)

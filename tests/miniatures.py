@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 import compat
-from matrix.implementations import IMPLEMENTATIONS, Implementation, ReadMode, WriteMode
+from matrix.implementations import IMPLEMENTATIONS, Implementation, ReadMode, Transferred, WriteMode
 from matrix.trainings import Training
 
 
@@ -159,6 +159,19 @@ def continues_other_random_numbers(run: Training, path: Path) -> None:
     run.step = loaded["step"]
 
 
+def loads_silently(module: torch.nn.Module, path: Path, _strictness: str) -> Transferred:
+    """A loader that says "all keys matched", as torch does when `_metadata` was lost."""
+    found = module.load_state_dict(compat.load_state_dict(path), strict=False)
+    return Transferred(missing=list(found[0]), unexpected=list(found[1]), mismatched=[], warned=False)
+
+
+def loads_what_fits(module: torch.nn.Module, path: Path, strictness: str) -> Transferred:
+    """A loader that never refuses."""
+    del strictness
+    report = compat.load_into(module, path, strict=False, skip_mismatched=True)
+    return Transferred(missing=report.missing_keys, unexpected=report.unexpected_keys, mismatched=[], warned=True)
+
+
 def executes_pickles(path: Path, mode: ReadMode) -> Any:
     """A loader that unpickles first and refuses afterwards."""
     with zipfile.ZipFile(path) if zipfile.is_zipfile(path) else io.BytesIO() as archive:
@@ -262,6 +275,18 @@ MINIATURES: Mapping[str, Miniature] = {
         implementation=replace(COMPAT, load_run=continues_other_random_numbers),
         cells="resume:torch-zip:SGD:module-mixed",
         facet="module",
+    ),
+    "loads_silently": Miniature(
+        defect="says nothing of a lost _metadata",
+        implementation=replace(COMPAT, load_into=loads_silently),
+        cells="transfer:torch-zip:lost-metadata:loose:module-batchnorm",
+        facet="silent",
+    ),
+    "loads_what_fits": Miniature(
+        defect="loads what fits, however strict it was asked to be",
+        implementation=replace(COMPAT, load_into=loads_what_fits),
+        cells="transfer:torch-zip:missing:module-mixed",
+        facet="not-refused",
     ),
     "hangs": Miniature(
         defect="never comes back",

@@ -12,7 +12,7 @@ import click
 import compat
 from compat.cli._group import LazyGroup
 
-COMMANDS: Final = ("convert", "diff", "export", "formats", "inspect", "verify-export")
+COMMANDS: Final = ("convert", "diff", "export", "formats", "inspect", "scan", "verify-export")
 
 
 @click.command(

@@ -35,6 +35,9 @@ def explain(error: CompatError, source: Source) -> None:
     """Say in an error what happened to the whole file, where that can be seen in it."""
     if isinstance(error, Unsupported) and error.feature == "encryption":
         error.hint = f"Decrypt it first: unzip {file_name(source)} asks for the password."
+    if source.name.endswith(".distcp"):
+        error.hint = "By its name it is one part of a torch.distributed.checkpoint folder: open the folder."
+        return
     # Of what lies behind a URL, no more is fetched only to explain.
     if not isinstance(error, Corrupt) or not isinstance(source, (FileSource, BytesSource)) or not source.size:
         return

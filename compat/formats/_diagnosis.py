@@ -29,7 +29,7 @@ def diagnose(source: Source, formats: Sequence[Format]) -> UnknownFormat:
 
 def _folder(source: FolderSource, formats: Sequence[Format]) -> Look:
     held = source.files()
-    suffixes = tuple(suffix for found in formats for suffix in found.suffixes)
+    suffixes = tuple(suffix for found in formats for suffix in found.suffixes if suffix)
     likely = [name for name in held if name.lower().endswith(suffixes)]
     seen = "is a directory, and no checkpoint of several files"
     if likely:

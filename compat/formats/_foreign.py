@@ -132,6 +132,8 @@ def _pickle(source: Source) -> Look | None:
     found = list(_globals(opcodes))
     if any(not re.fullmatch(r"[\w.<>]+", name) for name in found):
         return None
+    if any(name.startswith("torch.distributed.checkpoint.") for name in found):
+        return Look("the description of a torch.distributed.checkpoint folder", "Open the folder that it lies in.")
     named = f", whose first name is {brief(found[0])}" if found else ""
     roots = {name.partition(".")[0] for name in found}
     return Look(

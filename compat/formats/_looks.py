@@ -34,7 +34,6 @@ _MARKS: Final = (
     (0, b"fmgg", Look("a model in the old GGMF format", _OLD_GGML)),
     (0, b"tjgg", Look("a model in the old GGJT format", _OLD_GGML)),
     (0, b"algg", Look("an adapter in the old GGLA format", _OLD_GGML)),
-    (0, b"GGUF", Look("a GGUF file", "Read it with the gguf package.")),
     (0, b"Rar!\x1a\x07", Look("a RAR archive", "Extract it first: unrar x {file}")),
     (0, b"7z\xbc\xaf\x27\x1c", Look("a 7-Zip archive", "Extract it first: 7z x {file}")),
     (0, b"%PDF-", Look("a PDF document", _NO_TENSORS)),

@@ -208,5 +208,6 @@ FORMAT = Format(
     unpickles=True,
     detect=_detect,
     open=_open,
+    left_behind="the graph",
     capabilities=Capabilities(mmap=True),
 )

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from compat.checkpoint import Checkpoint, Composite, GlobalName, Opaque, TensorRecord
 from compat.data import read
-from compat.errors import Corrupt
+from compat.errors import Corrupt, counted
 from compat.formats._format import Capabilities, Format
 from compat.pickles import read_pickle
 from compat.pickles.reader import Meaning
@@ -203,7 +203,8 @@ def _open_pickled(archive: Archive) -> Checkpoint:
     tree |= {"constants": list(constants)} if constants else {}
     notes = []
     if constants and not modules.state:
-        notes.append(f"a frozen module: its {len(constants)} weights are constants of the code and have no names")
+        held = counted(len(constants), "weight")
+        notes.append(f"a frozen module: {held} among the constants of its code, without names")
     return checked(
         Checkpoint(
             format=FORMAT.name,

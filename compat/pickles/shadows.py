@@ -78,6 +78,7 @@ class Trace:
         error: why an unpickler would stop, and at which byte; empty where it would not.
         protocol: the largest protocol that it declares.
         opcodes: the names of its opcodes.
+        carried: how many classes it brings along with their source, as whole modules in old files do.
         inner: bytes in it that begin like a pickle or an archive, and where they stand.
     """
 
@@ -87,6 +88,7 @@ class Trace:
     error: str = ""
     protocol: int = 0
     opcodes: set[str] = field(default_factory=set)
+    carried: int = 0
     inner: list[tuple[int, bytes]] = field(default_factory=list)
 
 

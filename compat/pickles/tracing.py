@@ -18,29 +18,41 @@ from typing import Any, Final
 
 from compat.checkpoint import Attribute
 from compat.pickles import literals
+from compat.pickles.frames import Cursor
+from compat.pickles.literals import Raw
 from compat.pickles.shadows import COMPUTED, Named, Shadow, Trace, used
 from compat.records import GlobalName
 
 _NEWEST: Final = 5
 _PYTHON3: Final = 3  # from this protocol on, names are those of Python 3
-_LENGTHS: Final = {-2: 1, -3: 4, -4: 4, -5: 8}  # pickletools' TAKEN_FROM_ARGUMENT…: how wide the length is
 # How a checkpoint or a pickle begins that lies in a stream as bytes.
 _INNER: Final = (b"PK\x03\x04", *(b"\x80" + bytes([protocol]) for protocol in range(1, _NEWEST + 1)))
 _INNER_TEXTS: Final = tuple(opening.decode("latin-1") for opening in _INNER)
+_STORAGE_FIELDS: Final = 5
 _NOTHING: Final = memoryview(b"")
 
 
 def trace(data: bytes | bytearray | memoryview, start: int = 0) -> Trace:
     """Follow the stream that begins at `start`; never raises, whatever the bytes are."""
-    return _Tracer(memoryview(data), start).run()
+    tracer = _Tracer(memoryview(data), start)
+    found = tracer.run()
+    if tracer.cursor.crossed:
+        # There are two readings: a straight one, and that of an unpickler which loses the rest of a frame.
+        found.error = found.error or "an opcode crosses the end of its frame"
+        other = _Tracer(memoryview(data), start, drops=True).run()
+        known = {(str(named.name), named.offset) for named in found.names}
+        found.names += [named for named in other.names if (str(named.name), named.offset) not in known]
+        found.inner += other.inner
+    return found
 
 
 _MARK: Final = object()
 
 
 class _Tracer:
-    def __init__(self, data: memoryview, start: int) -> None:
+    def __init__(self, data: memoryview, start: int, *, drops: bool = False) -> None:
         self.data = data
+        self.cursor = Cursor(data, drops=drops)
         self.start = start
         self.position = start
         self.stack: list[Any] = []
@@ -58,9 +70,9 @@ class _Tracer:
                 return self.broken(f"unknown opcode 0x{data[position]:02x}")
             name, size, do = step
             following = position + 1 + size
-            argument = data[position + 1 : following] if size else _NOTHING
-            if size < 0:
-                argument, following = self.argument(name, size, position + 1)
+            argument: bytes | memoryview = data[position + 1 : following] if size else _NOTHING
+            if size < 0 or following > self.cursor.frame_end:
+                argument, following = self.cursor.argument(name, size, position + 1)
             if following > end:
                 return self.broken(f"ends inside the argument of {name}")
             found.opcodes.add(name)
@@ -69,9 +81,16 @@ class _Tracer:
                 found.end = following
                 return found
             do(self, argument)
-            position = following
+            position = following if name != "FRAME" else self.frame(argument, following)
         self.position = position
         return self.broken("ends before its STOP opcode")
+
+    def frame(self, argument: bytes | memoryview, following: int) -> int:
+        """Enter a frame; where its content begins."""
+        size = int.from_bytes(argument, "little")
+        if following + size > len(self.data):
+            self.wrong(f"declares a frame of {size:,} bytes")
+        return self.cursor.begin_frame(following, size)
 
     def broken(self, why: str) -> Trace:
         self.wrong(why)
@@ -81,28 +100,6 @@ class _Tracer:
     def wrong(self, why: str) -> None:
         """Note the first thing that would stop an unpickler."""
         self.found.error = self.found.error or f"{why} (at byte {self.position - self.start:,})"
-
-    def argument(self, name: str, size: int, begin: int) -> tuple[memoryview, int]:
-        """An argument whose length the stream says, and the offset behind it; one behind the end where it is cut."""
-        if size in _LENGTHS:
-            content = begin + _LENGTHS[size]
-            following = content + int.from_bytes(self.data[begin:content], "little")
-            begin = content
-        else:
-            following = self.line_end(begin)
-            if name in ("GLOBAL", "INST") and following <= len(self.data):
-                following = self.line_end(following)
-        return self.data[begin:following], following
-
-    def line_end(self, begin: int) -> int:
-        step, end = 256, len(self.data)
-        while begin < end:
-            found = bytes(self.data[begin : begin + step]).find(b"\n")
-            if found >= 0:
-                return begin + found + 1
-            begin += step
-            step *= 2
-        return end + 1
 
     def pop(self) -> Any:
         if self.marks and self.marks[-1] >= len(self.stack):
@@ -180,7 +177,7 @@ class _Tracer:
                 holder.add(key, value)
 
 
-def _push_text(tracer: _Tracer, raw: memoryview) -> None:
+def _push_text(tracer: _Tracer, raw: Raw) -> None:
     text = literals.text(raw)
     # Protocol 2 has no bytes, and writes them as text of the same codes.
     if text.startswith(_INNER_TEXTS):
@@ -188,18 +185,18 @@ def _push_text(tracer: _Tracer, raw: memoryview) -> None:
     tracer.push(text)
 
 
-def _push_bytes(tracer: _Tracer, raw: memoryview) -> None:
+def _push_bytes(tracer: _Tracer, raw: Raw) -> None:
     if bytes(raw[:4]).startswith(_INNER):
         tracer.found.inner.append((tracer.position, bytes(raw)))
     tracer.push(None)
 
 
-def _push_string(tracer: _Tracer, raw: memoryview) -> None:
+def _push_string(tracer: _Tracer, raw: Raw) -> None:
     _push_bytes(tracer, raw)
     tracer.stack[-1] = literals.text(raw)
 
 
-def _unicode(tracer: _Tracer, raw: memoryview) -> None:
+def _unicode(tracer: _Tracer, raw: Raw) -> None:
     text = literals.unicode(raw)
     if text is None:
         tracer.wrong("a text is escaped in no way that pickle escapes")
@@ -216,33 +213,35 @@ def _get(tracer: _Tracer, index: int) -> None:
     tracer.push(tracer.memo.get(index))
 
 
-def _proto(tracer: _Tracer, raw: memoryview) -> None:
+def _proto(tracer: _Tracer, raw: Raw) -> None:
     if raw[0] > _NEWEST:
         tracer.wrong(f"declares the protocol {raw[0]}, which there is not")
     tracer.found.protocol = raw[0]
 
 
-def _global(tracer: _Tracer, raw: memoryview) -> None:
+def _global(tracer: _Tracer, raw: Raw) -> None:
     tracer.push(tracer.name(*literals.lines(raw)))
 
 
-def _stack_global(tracer: _Tracer, _raw: memoryview) -> None:
+def _stack_global(tracer: _Tracer, _raw: Raw) -> None:
+    is_there = len(tracer.stack) > (tracer.marks[-1] if tracer.marks else 0)
     name, module = tracer.pop(), tracer.pop()
-    tracer.push(tracer.name(module, name))
+    # On an empty stack there is nothing to look up, in bytes that are no pickle.
+    tracer.push(tracer.name(module, name) if is_there else None)
 
 
-def _extension(tracer: _Tracer, raw: memoryview) -> None:
+def _extension(tracer: _Tracer, raw: Raw) -> None:
     # What the number stands for is registered in the program that reads, not said in the stream.
     code = int.from_bytes(raw, "little")
     tracer.push(tracer.name("copyreg._extension_registry", str(code)))
 
 
-def _inst(tracer: _Tracer, raw: memoryview) -> None:
+def _inst(tracer: _Tracer, raw: Raw) -> None:
     args = tracer.above()
     tracer.call(tracer.name(*literals.lines(raw)), _held(args))
 
 
-def _obj(tracer: _Tracer, _raw: memoryview) -> None:
+def _obj(tracer: _Tracer, _raw: Raw) -> None:
     args = tracer.above()
     tracer.call(args[0] if args else None, _held(args[1:]))
 
@@ -255,17 +254,17 @@ def _held(items: list[Any], kind: str = "tuple") -> Shadow:
     return made
 
 
-def _reduce(tracer: _Tracer, _raw: memoryview) -> None:
+def _reduce(tracer: _Tracer, _raw: Raw) -> None:
     args, what = tracer.pop(), tracer.pop()
     tracer.call(what, args)
 
 
-def _newobj_ex(tracer: _Tracer, _raw: memoryview) -> None:
+def _newobj_ex(tracer: _Tracer, _raw: Raw) -> None:
     kwargs, args, what = tracer.pop(), tracer.pop(), tracer.pop()
     tracer.call(what, args, kwargs)
 
 
-def _build(tracer: _Tracer, _raw: memoryview) -> None:
+def _build(tracer: _Tracer, _raw: Raw) -> None:
     state, what = tracer.pop(), tracer.top()
     if isinstance(what, Named):
         what.uses.add("changed")
@@ -279,10 +278,12 @@ def _build(tracer: _Tracer, _raw: memoryview) -> None:
 def _persistent(tracer: _Tracer, pid: Any) -> None:
     made = Shadow("stored")
     made.add(Attribute("id"), pid)
+    # ("module", class, file, source) against ("storage", class, key, device, size…).
+    tracer.found.carried += isinstance(pid, Shadow) and 0 < pid.size < _STORAGE_FIELDS
     tracer.push(made)
 
 
-def _text_id(tracer: _Tracer, raw: memoryview) -> None:
+def _text_id(tracer: _Tracer, raw: Raw) -> None:
     text = literals.text(raw).rstrip("\n")
     made = Shadow("stored")
     # The repr of a tuple with a class in it, as protocol 0 writes torch's ids: looked up by some readers.
@@ -292,49 +293,48 @@ def _text_id(tracer: _Tracer, raw: memoryview) -> None:
     tracer.push(made)
 
 
-def _pop(tracer: _Tracer, _raw: memoryview) -> None:
+def _pop(tracer: _Tracer, _raw: Raw) -> None:
     if tracer.marks and tracer.marks[-1] == len(tracer.stack):
         tracer.marks.pop()
     else:
         tracer.pop()
 
 
-def _setitem(tracer: _Tracer, _raw: memoryview) -> None:
+def _setitem(tracer: _Tracer, _raw: Raw) -> None:
     value, key = tracer.pop(), tracer.pop()
     tracer.fill([key, value])
 
 
-def _dict(tracer: _Tracer, _raw: memoryview) -> None:
+def _dict(tracer: _Tracer, _raw: Raw) -> None:
     items = tracer.above()
     tracer.push(Shadow("dict"))
     tracer.fill(items)
 
 
-def _tuple_of(count: int) -> Callable[[_Tracer, memoryview], None]:
-    def do(tracer: _Tracer, _raw: memoryview) -> None:
+def _tuple_of(count: int) -> Callable[[_Tracer, Raw], None]:
+    def do(tracer: _Tracer, _raw: Raw) -> None:
         tracer.hold([tracer.pop() for _ in range(count)][::-1])
 
     return do
 
 
-def _constant(value: Any) -> Callable[[_Tracer, memoryview], None]:
+def _constant(value: Any) -> Callable[[_Tracer, Raw], None]:
     return lambda tracer, _raw: tracer.push(value)
 
 
-def _fresh(kind: str) -> Callable[[_Tracer, memoryview], None]:
+def _fresh(kind: str) -> Callable[[_Tracer, Raw], None]:
     return lambda tracer, _raw: tracer.push(Shadow(kind))
 
 
-def _outside(tracer: _Tracer, _raw: memoryview) -> None:
+def _outside(tracer: _Tracer, _raw: Raw) -> None:
     tracer.wrong("takes a buffer from outside of the file")
     tracer.push(None)
 
 
-_Do = Callable[[_Tracer, memoryview], None]
+_Do = Callable[[_Tracer, Raw], None]
 _DO: Final[dict[str, _Do]] = {
-    **dict.fromkeys(
-        ("NONE", "FLOAT", "BINFLOAT", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"), _constant(None)
-    ),
+    **dict.fromkeys(("NONE", "FLOAT", "BINFLOAT"), _constant(None)),
+    **dict.fromkeys(("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"), _push_bytes),
     "NEWTRUE": _constant(True),
     "NEWFALSE": _constant(False),
     **dict.fromkeys(("BININT1", "BININT2"), lambda t, raw: t.push(int.from_bytes(raw, "little"))),

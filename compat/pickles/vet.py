@@ -45,6 +45,7 @@ _DEPTH_SHIFT: Final = 48
 _WEIGHT_MASK: Final = (1 << _DEPTH_SHIFT) - 1
 _WEIGHT_CAP: Final = _WEIGHT_MASK >> 8  # what no budget admits need not be counted further
 _SLACK: Final = 4096
+_NO_FRAME: Final = 1 << 62
 _INDEX_DIGITS: Final = 18
 
 # What `repr` of Python 2 made of a byte string.
@@ -135,6 +136,7 @@ class _Walk:
         self.marks: list[int] = []
         self.memo: dict[int, int] = {}
         self.hashed = 0
+        self.frame_end = _NO_FRAME
 
     def run(self) -> int:
         data, position, end, effects = self.data, self.start, self.end, _EFFECTS
@@ -148,6 +150,11 @@ class _Walk:
             following = position + 1 + argument if argument >= 0 else self.argument_end(argument, position)
             if following > end:
                 raise self.corrupt("ends inside an opcode's argument", position)
+            if following > self.frame_end:
+                # The C unpickler would lose the rest of the frame, and read something else than is vetted here.
+                if position < self.frame_end:
+                    raise self.corrupt("an opcode crosses the end of its frame", position)
+                self.frame_end = _NO_FRAME
             if effect.special:
                 if effect.special == "stop":
                     return following
@@ -196,6 +203,9 @@ class _Walk:
             size = int.from_bytes(self.data[position + 1 : following], "little")
             if size > self.end - following:
                 raise self.corrupt(f"a frame of {size:,} bytes is declared", position)
+            if self.frame_end != _NO_FRAME:
+                raise self.corrupt("a frame begins inside of another", position)
+            self.frame_end = following + size
         elif kind == "string":
             # Other escapes would make the C unpickler warn, and no writer makes them.
             if not _QUOTED.fullmatch(bytes(self.data[position + 1 : following]).strip()):

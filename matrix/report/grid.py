@@ -19,7 +19,7 @@ _MODE_AXES: Final = (
 )
 _WEIGHTS: Final = {"wo": "weights_only", "full": "full"}
 # A check with an axis of its own has a column of its own.
-_CHECK_AXES: Final = (("via", "convert"), ("optimizer", "resume"))
+_CHECK_AXES: Final = (("via", "convert"), ("optimizer", "resume"), ("mutation", "transfer"))
 
 
 @dataclass(slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from compat.atomic import atomic_target
+from compat.atomic import atomic_files, atomic_target
 from compat.errors import TargetExists, Unreadable
 
 
@@ -79,3 +79,38 @@ def test_long_names_are_no_trouble(tmp_path: Path) -> None:
     target = tmp_path / ("n" * 250)
     put(target, b"content")
     assert target.read_bytes() == b"content"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_one_and_what_it_points_to_is_written(tmp_path: Path, *, there: bool) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "hop").symlink_to("x")
+    (tmp_path / "link").symlink_to("far/hop")
+    if there:
+        (tmp_path / "far" / "x").write_bytes(b"old")
+        with pytest.raises(TargetExists):
+            put(tmp_path / "link", b"new")
+    put(tmp_path / "link", b"new", overwrite=there)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "far" / "hop").is_symlink()
+    assert (tmp_path / "far" / "x").read_bytes() == b"new"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["far", "hop", "link", "x"]
+
+
+def test_a_link_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(Unreadable, match="leads in a circle"):
+        put(tmp_path / "a", b"new")
+    (tmp_path / "c").symlink_to("nothing/x")
+    with pytest.raises(Unreadable, match=r"a symbolic link into .*nothing', which is not there"):
+        put(tmp_path / "c", b"new")
+
+
+def test_a_link_to_a_folder_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "link").symlink_to("far")
+    with atomic_files(tmp_path / "link", overwrite=False, folder=True) as staging:
+        (staging / "x").write_bytes(b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "far" / "x").read_bytes() == b"new"

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 import compat
 from compat.cli import COMMANDS, main
-from tests.compat.making import FORMATS, dumped, header, name, number, zipped
+from tests.compat.making import FORMATS, dumped, header, name, number, raw, tensor, text, zipped
 
 PROGRAM = [sys.executable, "-c", "from compat.cli import main; main()"]
 
@@ -139,14 +139,116 @@ def test_odd_content_ends_in_words(odd: str, command: str, tmp_path: Path) -> No
     assert json.loads(as_json.output)["schema"] == 1
 
 
-def test_a_closed_pipe_is_no_traceback(model: Path) -> None:
+@pytest.mark.parametrize("arguments", [("inspect", "{}"), ("formats",), ("--help",), ("diff", "{}", "{}", "--json")])
+def test_a_closed_pipe_ends_as_a_signal_would(arguments: tuple[str, ...], model: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
-        [*PROGRAM, "inspect", str(model)], stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+        [*PROGRAM, *(argument.format(model) for argument in arguments)],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
     )
     os.close(writer)
-    assert "Traceback" not in done.stderr
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("arguments", [("inspect", "{}"), ("formats",), ("--help",), ("diff", "{}", "{}", "--json")])
+def test_a_full_disk_is_one_message(arguments: tuple[str, ...], model: Path) -> None:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [*PROGRAM, *(argument.format(model) for argument in arguments)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr == "compat: the output cannot be written: No space left on device\n"
+
+
+def saved(path: Path, state: Any) -> Path:
+    compat.save(state, path)
+    return path
+
+
+def moved(state: dict[str, torch.Tensor], device: str) -> bytes:
+    return zipped(
+        b"}(" + b"".join(text(key) + tensor(key=key, device=device) for key in state) + b"u",
+        {f"data/{key}": raw(value) for key, value in state.items()},
+    )
+
+
+def test_what_may_differ_is_named_and_not_looked_at(tmp_path: Path) -> None:
+    state = {f"t{n}": torch.full((4,), float(n)) for n in range(5)}
+    left, right = tmp_path / "l.pt", tmp_path / "r.pt"
+    left.write_bytes(moved(state, "cuda:0"))
+    right.write_bytes(moved(state, "cpu"))
+    done = call("diff", left, right)
+    assert done.exit_code == 1
+    assert "5 differences in tensors (0 tensors without any):\n" in done.output
+    assert "  t0, t1, t2 and 2 more: device is cuda:0 on the left, cpu on the right\n" in done.output
+    done = call("diff", left, right, "--ignore", "device", "--ignore", "stride")
+    assert done.exit_code == 0
+    assert "no difference in tensors: 5 tensors, equal in dtype, shape, sharing, every byte\n" in done.output
+    assert "not compared, as asked: device, stride\n" in done.output
+    found = json.loads(call("diff", left, right, "--ignore", "device", "--json").output)
+    assert (found["same"], found["ignored"], found["equal_tensors"]) == (True, ["device"], 5)
+    assert call("diff", left, right, "--ignore", "luck").exit_code == 2
+
+
+def test_one_is_one(tmp_path: Path) -> None:
+    left = saved(tmp_path / "l.pt", {"a": torch.ones(1), "n": 1})
+    right = saved(tmp_path / "r.pt", {"a": torch.zeros(1), "n": 2})
+    assert "\n1 tensor in 4 B\n" in call("inspect", left).output
+    shown = call("diff", left, right).output
+    assert "1 difference in tensors (0 tensors without any):" in shown
+    assert "1 difference beside the tensors:" in shown
+    assert "1 tensor, equal in" in call("diff", left, left).output
+    assert "1 equal value" in call("diff", left, left).output
+    assert "): 1 tensor, " in call("convert", left, tmp_path / "x.safetensors").output
+
+
+def test_a_target_that_is_only_read_is_said_so(model: Path, tmp_path: Path) -> None:
+    done = call("convert", model, tmp_path / "x.onnx")
+    assert done.exit_code == 2
+    assert "onnx can be read, not written" in done.output
+    assert "expected one of .bin" in done.output
+
+
+def test_an_empty_path_is_said_to_be_empty(model: Path) -> None:
+    assert "the path is empty; expected the path of a checkpoint" in call("inspect", "").output
+    done = call("convert", model, "")
+    assert done.exit_code == 2
+    assert "the path is empty; expected the name of a file to write" in done.output
+    with pytest.raises(compat.Unreadable, match="the path is empty"):
+        compat.save({}, "")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_stays_behind_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "net.pt"
+    torch.jit.script(torch.nn.Linear(2, 2)).save(path)  # type: ignore[no-untyped-call]  # torch's
+    done = call("convert", path, tmp_path / "x.pt", "--to", "torch-zip")
+    assert (
+        "note: the code of the torchscript file stays behind: torch-zip holds its tensors and values only"
+        in done.output
+    )
+    found = json.loads(call("convert", path, tmp_path / "y.safetensors", "--json").output)
+    assert found["notes"] == [
+        "the code of the torchscript file stays behind: safetensors holds its tensors and values only"
+    ]
+    again = compat.convert(tmp_path / "x.pt", tmp_path / "z.safetensors")
+    assert again.notes == []
+
+
+def test_inspect_of_a_folder_names_what_could_be_opened(model: Path, tmp_path: Path) -> None:
+    done = call("inspect", tmp_path)
+    assert done.exit_code == 2
+    assert "is a directory, and no checkpoint of several files" in done.output
+    assert f"It holds {model.name}; name one of them" in done.output
 
 
 def test_no_command_imports_torch_to_help_itself() -> None:

@@ -31,7 +31,13 @@ TEXTS: dict[CompatError, str] = {
     UnsafeGlobals({"m.C": ["a", "b", "c", "d"], "m.D": ["e"]}, source="f"): (
         "f: holds objects of classes that compat does not import: m.C at a, b, c; m.D at e; expected tensors and plain "
         'values. Pass on_unknown="keep" to get them as inert Opaque records, or, if you trust the file, '
-        "weights_only=False to let torch import and call them."
+        "weights_only=False to let torch import and call them; `compat scan` says what that would execute."
+    ),
+    UnsafeGlobals({"m.Net": [".state"]}, source="f", module="model"): (
+        "f: holds objects of classes that compat does not import: m.Net at .state; expected tensors and plain values. "
+        "compat.load_state_dict gives the weights of the pickled module at model, without its class. "
+        'Pass on_unknown="keep" to get them as inert Opaque records, or, if you trust the file, '
+        "weights_only=False to let torch import and call them; `compat scan` says what that would execute."
     ),
     KeyCollision({"a": ["module.a", "a"], "b": ["module.b", "b"]}): (
         "'module.a', 'a' would all become 'a' (and 1 more); expected every key to stay distinct. "

@@ -50,7 +50,6 @@ def test_content_decides_whatever_the_suffix(name: str, suffix: str, tmp_path: P
         (b"BZh9", "bunzip2"),
         (b"\xfd7zXZ\x00", "unxz"),
         (b"\x28\xb5\x2f\xfd", "zstd -d"),
-        (b"GGUF\x03", "GGUF"),
         (b"\x93NUMPY\x01", "numpy.load"),
         (b'{"weight_map": {}}', "index of shards"),
         (b"Not Found. The page you asked for is gone.", "plain text"),

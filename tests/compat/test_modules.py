@@ -246,7 +246,7 @@ def test_mmcv_loader(tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog:
     assert "unexpected key in source state_dict: extra" in said
     assert "missing keys in source state_dict: 0.bias" in said
     assert checkpoint["meta"] == {"epoch": 3}
-    assert "extra" in checkpoint["state_dict"]
+    assert "module.extra" in checkpoint["state_dict"]  # as it is in the file
     assert raw({"w": model[0].weight}) == raw({"w": net(1)[0].weight})
     logger = logging.getLogger("loader")
     with caplog.at_level(logging.WARNING, logger="loader"):

@@ -110,3 +110,12 @@ def test_a_wrong_sum_is_seen_either_way(whole: bool) -> None:
     data = FileData(source=open_source(CONTENT), offset=0, nbytes=10, crc32=1)
     with pytest.raises(Corrupt, match="CRC-32 0x"):
         read(data) if whole else list(data.chunks())
+
+
+def test_a_link_to_nothing_says_where_it_points(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    path.symlink_to(".git/annex/objects/Zk/2x/MD5-s10--01/MD5-s10--01")
+    with pytest.raises(compat.Unreadable, match=r"symbolic link to '.git/annex.*which does not exist. .*git annex get"):
+        compat.open(path)
+    with pytest.raises(compat.Unreadable, match=r"does not exist. Check the path"):
+        compat.open(tmp_path / "other.pt")

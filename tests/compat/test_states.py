@@ -9,7 +9,7 @@ import torch
 
 import compat
 from compat.errors import Mismatch, UnsafeGlobals
-from compat.states import WRAPPER_KEYS
+from compat.unwrapping import WRAPPER_KEYS
 from tests.compat.making import FORMATS, dumped, torch_dumped
 
 STATE = {"w": torch.ones(2), "b": torch.zeros(1)}
@@ -37,10 +37,10 @@ def test_a_known_name_goes_before_an_unusual_one() -> None:
     [
         ({"a": STATE, "b": STATE}, None, "holds several states: 'a', 'b'; expected one. Say which: key='a'."),
         ({"model": STATE, "ema": STATE}, None, "holds several states: 'model', 'ema'"),
-        ({"a": 1}, None, "holds no state_dict at its top or one level below it, but dict"),
+        ({"a": 1}, None, "holds no state_dict at its top or below it, but dict of 'a'"),
         ([STATE], None, "but list"),
         (torch.ones(1), None, "but TensorRecord"),
-        ({"a": {"b": STATE}}, None, "holds no state_dict"),
+        ({"a": {"b": {"c": {"d": STATE}}}}, None, "holds no state_dict"),
         ({"a": STATE}, "x", "has no key 'x' at its top; there is 'a'. Name one of these."),
         ([STATE], "x", "has no key 'x' at its top; there is list"),
     ],

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import compat
+from compat.errors import Corrupt
 from matrix.spec import compare
 from matrix.tensors import describe
 
@@ -49,6 +50,24 @@ def scripted() -> Any:
 
 def traced() -> Any:
     return torch.jit.trace(Net().eval(), torch.ones(2, 1, 2, 2))  # type: ignore[no-untyped-call]  # as above
+
+
+def renamed(content: bytes, old: str, new: str) -> bytes:
+    """The archive with one record under another name, in its directory and in the record's own header."""
+    assert content.count(old.encode()) >= 2
+    assert len(old) == len(new)
+    return content.replace(old.encode(), new.encode())
+
+
+def test_an_archive_without_its_constants_is_damaged_and_no_file_of_torch_save() -> None:
+    with pytest.raises(Corrupt, match=r"constants.pkl' is missing"):
+        compat.open(renamed(archive(scripted()), "constants.pkl", "constants.qkl"))
+
+
+def test_a_class_that_the_code_does_not_have_is_damage() -> None:
+    """Without its declaration, nothing says which of its tensors are parameters."""
+    with pytest.raises(Corrupt, match="a module is of the class"):
+        compat.open(renamed(archive(scripted()), "code/__torch__/", "cope/__torch__/"))
 
 
 @pytest.mark.parametrize("make", [scripted, traced])

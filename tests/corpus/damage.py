@@ -27,12 +27,18 @@ from matrix.corpus.verify import block, recovered
 MEMORY = 1 << 30
 SECONDS = 2.0
 FLIPS = 8
+FALSIFIED = 4
 # Formats that have a sum over everything they hold: what reads without an error must be right.
 SUMMED = frozenset({"npz", "torch-export", "torch-zip", "torchscript"})
+# By options of torch.save that leave the sums out.
+UNSUMMED = frozenset({"linear-no-sums.zip.pt", "linear-skipped-data.zip.pt"})
 
 
 def variants(content: bytes, chance: random.Random) -> Iterator[tuple[str, bytes]]:
-    """A file cut at several places, and with bytes changed anywhere and near its end, where directories lie."""
+    """A file cut at several places, and with bytes and whole fields changed anywhere and near its end.
+
+    Directories lie there, with the sizes and offsets that a reader believes.
+    """
     size = len(content)
     for place in sorted({0, 1, 20, size // 4, size // 2, 3 * size // 4, size - 22, size - 1}):
         if 0 <= place < size:
@@ -43,6 +49,10 @@ def variants(content: bytes, chance: random.Random) -> Iterator[tuple[str, bytes
         changed = bytearray(content)
         changed[place] ^= chance.choice((1, 0x80, 0xFF, chance.randrange(1, 256)))
         yield f"byte {place} is {changed[place]}, was {content[place]}", bytes(changed)
+    for number in range(FALSIFIED):
+        field = chance.choice((b"\xff" * 4, b"\xff\xff\xff\x7f", bytes(4), b"\x01\0\0\0"))
+        place = chance.randrange(0 if number % 2 else max(0, size - 400), max(1, size - 4))
+        yield f"4 bytes at {place} are {field.hex()}", content[:place] + field + content[place + 4 :]
 
 
 def outcome(golden: Golden, source: Path | bytes) -> str:
@@ -82,7 +92,7 @@ def findings(golden: Golden, folder: Path, counts: Counter[str]) -> Iterator[str
         took = time.process_time() - begun
         if took > SECONDS:
             yield f"{what}: took {took:.1f} s"
-        summed = golden.format in SUMMED or what.rpartition(": ")[2].startswith("cut")
+        summed = (golden.format in SUMMED and golden.name not in UNSUMMED) or what.rpartition(": ")[2].startswith("cut")
         if found not in ("error", "right data") and not (found == "other data" and not summed):
             yield f"{what}: {found}"
 
@@ -98,8 +108,8 @@ def main() -> None:
         for golden in goldens():
             if golden.id not in skipped:
                 for finding in findings(golden, Path(place), counts):
-                    print(json.dumps({"id": golden.id, "finding": finding}), flush=True)
-    print(json.dumps(counts))
+                    print(json.dumps({"id": golden.id, "finding": finding}), flush=True)  # noqa: T201 - for the test that runs this
+    print(json.dumps(counts))  # noqa: T201 - as above
 
 
 if __name__ == "__main__":

@@ -22,7 +22,12 @@ def make_axes() -> Axes:
     axes = load_axes()
     formats = [Value(id=name, summary="", facts=facts) for name, facts in FORMATS.items()]
     given = {"format": formats, "via": formats}
-    named = {"content": CONTENTS, "optimizer": ("Adam", "LBFGS"), "scheduler": ("none", "StepLR")}
+    named = {
+        "content": CONTENTS,
+        "optimizer": ("Adam", "LBFGS"),
+        "scheduler": ("none", "StepLR"),
+        "mutation": ("missing", "shape"),
+    }
     given |= {name: [Value(id=value, summary="") for value in values] for name, values in named.items()}
     for name, values in given.items():
         axes = axes.with_values(name, values)
@@ -58,7 +63,7 @@ def test_a_new_axis_with_a_default_changes_no_id() -> None:
 
     shipped = resources.files("matrix").joinpath("data/axes.toml").read_text(encoding="utf-8")
     longer = load_axes(shipped.replace('"protocol", "content"]', '"protocol", "endian", "content"]', 1) + big)
-    for name in ("format", "via", "content", "optimizer", "scheduler"):
+    for name in ("format", "via", "content", "optimizer", "scheduler", "mutation"):
         longer = longer.with_values(name, AXES[name].values.values())
     assert longer["endian"].default == "little"
     found = {cell.id for cell in plan(longer).cells}

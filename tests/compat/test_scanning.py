@@ -1,0 +1,411 @@
+"""Scans list what a file names, in every container and in hostile ones, and give lines that load it."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import os
+import pickle
+import struct
+import tarfile
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import compat
+from compat.allowlist import ALLOWED, order
+from compat.dangers import ERROR, HARMLESS, WARNING, judge
+from compat.errors import Corrupt, Unreadable
+from compat.pickles.shadows import Named
+from compat.records import GlobalName
+from tests.compat.making import name, tensor, text, torch_dumped, zipped
+from tests.compat.tars import archive, members
+
+MAGIC = 0x1950A86A20F9469CFC6C
+INSTALLED = order(torch.__version__.partition("+")[0].rpartition(".")[0])
+
+
+class Shell:
+    """Reduces to a call of os.system."""
+
+    def __reduce__(self) -> Any:
+        return os.system, ("true",)
+
+
+class Inside:
+    """An object that is given a state with a call in it."""
+
+    def __init__(self) -> None:
+        self.deep = {"call": [Shell()]}
+
+
+EVIL = pickle.dumps(Shell(), 2)
+GOOD = pickle.dumps({}, 2)
+LEGACY: tuple[Any, ...] = (MAGIC, 1001, {"little_endian": True}, {"a": 1}, [])
+
+
+def zip_of(records: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as writer:
+        for record, content in records.items():
+            writer.writestr(record, content)
+    return buffer.getvalue()
+
+
+def executed(file: bytes) -> list[str]:
+    return [found.name for found in compat.scan(file).executed]
+
+
+def legacy_of(*replaced: tuple[int, bytes]) -> bytes:
+    """A legacy file, some of whose five pickles are others."""
+    pickles: list[bytes] = [pickle.dumps(value, 2) for value in LEGACY]
+    for index, stream in replaced:
+        pickles[index] = stream
+    return b"".join(pickles)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("is_zip", [True, False])
+@pytest.mark.parametrize(("value", "path"), [(Shell(), "a"), ([1, Shell()], "a.1"), (Inside(), "a.state.deep.call.0")])
+def test_calls_are_found_where_they_are(value: Any, path: str, is_zip: bool, protocol: int) -> None:
+    file = torch_dumped({"t": torch.ones(2), "a": value}, zipped=is_zip, protocol=protocol)
+    found = compat.scan(file)
+    assert found.exit_code == 1
+    (worst,) = [one for one in found.findings if one.severity == ERROR]
+    assert (worst.name, worst.paths, worst.uses, worst.count) == ("posix.system", (path,), ("called",), 1)
+    assert worst.stream == ("archive/data.pkl" if is_zip else "pickle 4")
+    assert worst.file_offset is not None
+    assert file[worst.file_offset : worst.file_offset + 1] in (b"c", b"\x93")
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_plain_pickle_is_scanned(protocol: int) -> None:
+    found = compat.scan(pickle.dumps({"a": Shell()}, protocol))
+    assert (found.format, found.exit_code, found.error) == ("pickle", 1, None)
+    assert [one.paths for one in found.executed] == [("a",)]
+    assert compat.scan(pickle.dumps({"a": 1}, protocol)).exit_code == 0
+
+
+@pytest.mark.parametrize("index", range(5))
+def test_every_pickle_of_a_legacy_file_is_scanned(index: int) -> None:
+    assert executed(legacy_of((index, EVIL))) == ["posix.system"]
+    # The call's result is thrown away, and what the reader expects follows.
+    hidden = EVIL[:-1] + b"0" + pickle.dumps(LEGACY[index], 2)[2:]
+    file = legacy_of((index, hidden))
+    found = compat.scan(file)
+    assert (found.format, found.exit_code) == ("torch-legacy", 1)
+    assert [(one.name, one.paths) for one in found.executed] == [("posix.system", ())]
+
+
+@pytest.mark.parametrize("member", ["pickle", "tensors", "storages", "sys_info"])
+def test_every_member_of_a_tar_archive_is_scanned(member: str) -> None:
+    content = members({"w": torch.ones(2)})
+    content[member] = EVIL + content[member]
+    found = compat.scan(archive(content))
+    assert [one.name for one in found.executed] == ["posix.system"]
+    assert found.exit_code == (1 if member == "pickle" else 2)
+
+
+def test_a_tar_archive_of_other_things_is_scanned() -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        info = tarfile.TarInfo("model/weights.pkl")
+        info.size = len(EVIL)
+        tar.addfile(info, io.BytesIO(EVIL))
+    found = compat.scan(buffer.getvalue())
+    assert [(one.name, one.stream) for one in found.executed] == [("posix.system", "model/weights.pkl")]
+
+
+@pytest.mark.parametrize(
+    ("records", "stream"),
+    [
+        ({"archive/data.pkl": EVIL}, "archive/data.pkl"),
+        ({"archive/data.pkl": GOOD, "archive/extra.pkl": EVIL}, "archive/extra.pkl"),
+        ({"archive/data.pkl": GOOD, "archive/.hidden": EVIL}, "archive/.hidden"),
+        ({"a/data.pkl": GOOD, "b/c/data.pkl": EVIL}, "b/c/data.pkl"),
+        ({"outer/model.pt": zip_of({"archive/data.pkl": EVIL})}, "outer/model.pt: archive/data.pkl"),
+        ({"archive/data.pkl": pickle.dumps({"b": EVIL}, 3)}, "archive/data.pkl: bytes at 13"),
+        ({"archive/data.pkl": GOOD, "archive/two.pkl": GOOD + EVIL}, "archive/two.pkl: pickle 2"),
+    ],
+)
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_every_record_of_an_archive_is_scanned(records: dict[str, bytes], stream: str, method: int) -> None:
+    found = compat.scan(zip_of(records, method))
+    assert [(one.name, one.stream) for one in found.executed] == [("posix.system", stream)]
+    assert found.exit_code == 1
+
+
+def test_arrays_of_objects_are_scanned() -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, plain=np.ones(2), objects=np.array([Shell()], dtype=object))
+    found = compat.scan(buffer.getvalue())
+    assert [(one.name, one.stream, one.paths) for one in found.executed] == [
+        ("posix.system", "objects.npy", (".state.4.0",))
+    ]
+
+
+def falsified(change: Callable[[bytearray, int], None], method: int = zipfile.ZIP_STORED) -> bytes:
+    """An archive whose directory says something else; `change` is given where its first entry stands."""
+    file = bytearray(zip_of({"archive/data.pkl": EVIL, "archive/version": b"3"}, method))
+    change(file, file.index(b"PK\x01\x02"))
+    return bytes(file)
+
+
+def _cut(file: bytearray, directory: int) -> None:
+    del file[directory + 20 :]
+
+
+def _flag(offset: int) -> Callable[[bytearray, int], None]:
+    def change(file: bytearray, directory: int) -> None:
+        file[directory + offset] ^= 1
+
+    return change
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize(
+    "change",
+    [_cut, _flag(8), _flag(10), _flag(16), _flag(42), _flag(47)],
+    ids=["cut", "encrypted", "method", "sum", "offset", "name"],
+)
+def test_names_are_listed_although_the_archive_breaks(change: Callable[[bytearray, int], None], method: int) -> None:
+    found = compat.scan(falsified(change, method))
+    assert [one.name for one in found.executed] == ["posix.system"]
+    assert found.error is not None
+    assert found.exit_code == 2
+
+
+def test_names_are_listed_although_the_stream_breaks() -> None:
+    for file in (EVIL[:-1], EVIL[:-1] + b"\xff", zipped(EVIL[2:-1] + b"\xff")):
+        found = compat.scan(file)
+        assert [one.name for one in found.executed] == ["posix.system"]
+        assert isinstance(found.error, Corrupt)
+        assert found.exit_code == 2
+
+
+def test_a_file_that_is_also_a_pickle_is_scanned_as_one() -> None:
+    # The header's length is the opcode BINUNICODE and a length, which leads behind the header.
+    head = json.dumps({"__metadata__": {"a": "A" * (0x10058 - 25)}}, separators=(",", ":")).encode()
+    begin = struct.pack("<Q", len(head)) + head
+    assert begin[:1] == b"X"
+    skipped = 5 + int.from_bytes(begin[1:5], "little")
+    file = begin[:skipped] + name("os.system") + text("true") + b"\x85R." + begin[skipped:]
+    found = compat.scan(file)
+    assert [one.name for one in found.executed] == ["os.system"]
+
+
+@pytest.mark.parametrize("file", [b"", b"plain text\n" * 9, b"\x00" * 64, b"code,name\nchair,3\n" * 4])
+def test_what_is_no_checkpoint_is_unreadable_and_names_nothing(file: bytes) -> None:
+    found = compat.scan(file)
+    assert (found.exit_code, found.findings, found.streams) == (2, (), 0)
+
+
+def test_a_missing_file_is_unreadable(tmp_path: Path) -> None:
+    with pytest.raises(Unreadable):
+        compat.scan(tmp_path / "none.pt")
+
+
+@given(st.binary(max_size=300), st.sampled_from([b"", b"PK\x03\x04", b"\x80\x02", EVIL, zip_of({"a/data.pkl": EVIL})]))
+def test_any_bytes_are_scanned(noise: bytes, begin: bytes) -> None:
+    found = compat.scan(begin + noise)
+    assert found.exit_code in (0, 1, 2)
+    json.dumps(found.to_json(), default=str)
+
+
+@given(st.data())
+def test_a_call_is_found_in_damaged_archives(data: st.DataObject) -> None:
+    file = bytearray(zip_of({"archive/data.pkl": EVIL, "archive/version": b"3"}))
+    begin, end = file.index(EVIL), file.index(EVIL) + len(EVIL)
+    at = data.draw(st.sampled_from([n for n in range(len(file)) if not (n < 4 or begin - 16 <= n < end)]))
+    file[at] ^= 1 << data.draw(st.integers(0, 7))
+    found = compat.scan(bytes(file))
+    assert [one.name for one in found.executed] == ["posix.system"] or found.exit_code == 2
+
+
+def test_the_table_of_what_torch_allows_is_that_of_this_torch() -> None:
+    unpickler: Any = torch._weights_only_unpickler
+    real = set(unpickler._get_allowed_globals())
+    ours = {
+        name
+        for name, allowed in ALLOWED.items()
+        if order(allowed.since) <= INSTALLED and (not allowed.until or order(allowed.until) > INSTALLED)
+    }
+    assert ours == real
+
+
+@pytest.mark.parametrize(
+    ("module", "qualname", "protocol", "severity"),
+    [
+        ("os", "system", 2, ERROR),
+        ("nt", "system", 2, ERROR),
+        ("builtins", "getattr", 2, ERROR),
+        ("builtins", "eval", 2, ERROR),
+        ("subprocess", "Popen", 2, ERROR),
+        ("runpy", "_run_code", 2, ERROR),
+        ("torch", "hub.load", 4, ERROR),
+        ("torch", "serialization.os.system", 4, ERROR),
+        ("torch.storage", "_load_from_bytes", 2, ERROR),
+        ("functools", "partial", 2, ERROR),
+        ("operator", "attrgetter", 2, ERROR),
+        ("codecs", "decode", 2, ERROR),
+        ("_codecs", "decode", 2, ERROR),
+        ("<computed>", "system", 4, ERROR),
+        ("_codecs", "encode", 2, HARMLESS),
+        ("collections", "OrderedDict", 2, HARMLESS),
+        ("numpy.core.multiarray", "scalar", 2, HARMLESS),
+        ("numpy.dtypes", "Float64DType", 2, HARMLESS),
+        ("torch._utils", "_rebuild_tensor_v2", 2, HARMLESS),
+        ("torch.distributed.checkpoint.metadata", "Metadata", 2, HARMLESS),
+        ("torch.distributed.checkpoint.metadata", "os.system", 4, ERROR),
+        ("torch.nn.modules.linear", "Linear", 2, WARNING),
+        ("code.models", "Net", 2, WARNING),
+        ("my.package", "os", 2, WARNING),
+        ("copyreg._extension_registry", "7", 2, WARNING),
+    ],
+)
+def test_names_are_judged(module: str, qualname: str, protocol: int, severity: str) -> None:
+    assert judge(Named(GlobalName(module, qualname), "", 0, protocol, {"called"})).severity == severity
+
+
+def test_a_class_that_is_given_a_state_itself_is_dangerous() -> None:
+    (found,) = compat.scan(b"\x80\x02" + name("collections.OrderedDict") + b"}b.").executed
+    assert (found.severity, found.uses) == (ERROR, ("changed",))
+
+
+def test_uses_and_places_are_counted() -> None:
+    found = compat.scan(torch_dumped({"model": {f"w{n}": torch.ones(1) for n in range(20)}}))
+    rebuilt = next(one for one in found.findings if one.name == "torch._utils._rebuild_tensor_v2")
+    assert (rebuilt.places, len(rebuilt.paths), rebuilt.paths[0]) == (20, 10, "model.w0")
+    assert (rebuilt.severity, rebuilt.allowed_since, found.exit_code) == (HARMLESS, "1.13", 0)
+
+
+class Setting:
+    """A class of the user's."""
+
+    def __init__(self) -> None:
+        self.rate = 0.1
+
+
+def run(advice: Any) -> Any:
+    """What the line for torch gives."""
+    names: dict[str, Any] = {}
+    for statement in advice.imports:
+        exec(statement, names)
+    exec(advice.torch, names) if advice.torch.startswith("with") else names.update(loaded=eval(advice.torch, names))
+    return names["loaded"]
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"w": torch.ones(2)},
+        {"w": torch.ones(2), "b": b"bytes", "s": {1}, "c": 1j},
+        {"n": np.float64(3), "a": np.ones(3, "i4"), "d": np.dtype("f2")},
+        torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.BatchNorm1d(1)),
+        {"setting": Setting(), "when": OrderedDict(a=1)},
+    ],
+    ids=["plain", "values", "numpy", "module", "class"],
+)
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_the_line_for_torch_loads_the_file(state: Any, is_zip: bool, tmp_path: Path) -> None:
+    path = tmp_path / "a file.pt"
+    path.write_bytes(torch_dumped(state, zipped=is_zip))
+    found = compat.scan(path)
+    if isinstance(state, torch.nn.Module) and not is_zip:
+        assert found.advice.reason == "weights_only=True takes no modules that bring the source of their classes along"
+        return
+    assert type(run(found.advice)) is type(state)
+    assert order(found.advice.since) <= INSTALLED
+
+
+def test_the_line_for_compat_loads_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    for state, call in (
+        ({"w": torch.ones(2)}, "compat.load({})"),
+        ({"w": torch.ones(2), "s": Setting()}, 'compat.load({}, on_unknown="keep")'),
+        (torch.nn.Linear(1, 1), "compat.load_state_dict({})"),
+        ({"model": torch.nn.Linear(1, 1), "epoch": 3}, "compat.load_state_dict({})"),
+        ({"model": torch.nn.Linear(1, 1), "ema": torch.nn.ReLU()}, "compat.load_state_dict({}, key='model')"),
+    ):
+        path.write_bytes(torch_dumped(state))
+        line = compat.scan(path).advice.line
+        assert line == call.format(repr(str(path)))
+        eval(line)
+
+
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [
+        (torch_dumped({"a": torch.ones(2)}, protocol=4), "weights_only=True knows pickle protocol 2 only"),
+        (
+            torch_dumped({"a": torch.ones(2).to(torch.float8_e5m2)}, zipped=False),
+            "torch writes storages without a type into this format and cannot read them back",
+        ),
+        (zipped(b"}"), "torch refuses archives without a record `version`"),
+        (
+            zipped(tensor(), {"tensors/0": bytes(16), "version": b"1"}),
+            "the zip files of torch 1.4 are read by torch 1.4 only",
+        ),
+        (archive(members({"w": torch.ones(2)})), "torch reads archives of torch 0.1 with weights_only=False only"),
+        (torch_dumped({"a": functools.partial(print)}), "it names what is known to do harm"),
+    ],
+    ids=["protocol", "float8", "version", "1.4", "tar", "harm"],
+)
+def test_it_is_said_why_torch_cannot(file: bytes, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    path.write_bytes(file)
+    advice = compat.scan(path).advice
+    assert advice.torch == ""
+    assert advice.reason.startswith(reason)
+    assert advice.line.startswith("compat.load(")
+    with pytest.raises(Exception, match=r".+"):
+        torch.load(path, weights_only=True)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # torch's, about TorchScript
+def test_code_that_is_no_pickle_is_told() -> None:
+    class Writes(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + torch.from_file("nothing", size=1)
+
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.script(Writes()), buffer)
+    found = compat.scan(buffer.getvalue())
+    assert (found.format, found.exit_code) == ("torchscript", 0)
+    assert any("reads or writes files when it is run: from_file" in note for note in found.notes)
+    assert any(one.reason.startswith("is defined by the archive's own") for one in found.findings)
+
+
+def test_formats_without_code_say_so(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    compat.save({"a": torch.ones(2)}, path)
+    found = compat.scan(path)
+    assert (found.exit_code, found.streams) == (0, 0)
+    assert found.notes == ("safetensors holds numbers and text, and nothing that could run",)
+
+
+def test_shards_are_scanned(tmp_path: Path) -> None:
+    shard = tmp_path / "model-00001-of-00001.bin"
+    shard.write_bytes(torch_dumped({"a": torch.ones(2), "b": Shell()}))
+    index = tmp_path / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": {"a": shard.name}}))
+    found = compat.scan(index)
+    assert [one.name for one in found.executed] == ["posix.system"]
+
+
+def test_what_a_module_state_may_lack_is_told() -> None:
+    module = torch.nn.Linear(1, 1)
+    module.register_state_dict_post_hook(json.dumps)  # type: ignore[no-untyped-call]  # torch's
+    notes = compat.scan(torch_dumped(module)).notes
+    assert notes == (
+        "without the classes, its state_dict may lack something: the module has 1 state_dict hooks, which were not run",
+    )
