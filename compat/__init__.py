@@ -35,9 +35,10 @@ if TYPE_CHECKING:
     from compat.keys import strip_prefix as strip_prefix
     from compat.loading import load as load
     from compat.loading import open_checkpoint
+    from compat.loadreport import LoadReport as LoadReport
+    from compat.loadreport import StateMismatch as StateMismatch
     from compat.matching import Correspondence as Correspondence
     from compat.matching import correspond as correspond
-    from compat.modules import LoadReport as LoadReport
     from compat.modules import load_into as load_into
     from compat.openmmlab import load_checkpoint as load_checkpoint
     from compat.recovery import Recovered as Recovered
@@ -62,7 +63,8 @@ __version__ = "0.1.0"
 # Public name → where it is defined, and its name there.
 _PUBLIC = {
     "load_checkpoint": ("compat.openmmlab", "load_checkpoint"),
-    "LoadReport": ("compat.modules", "LoadReport"),
+    "LoadReport": ("compat.loadreport", "LoadReport"),
+    "StateMismatch": ("compat.loadreport", "StateMismatch"),
     "load_into": ("compat.modules", "load_into"),
     "audit": ("compat.auditing", "audit"),
     "verify_export": ("compat.verifying", "verify_export"),

@@ -160,6 +160,8 @@ JAGGED_CALL: Final = "torch.nested._internal.nested_tensor._rebuild_njt"
 
 FROM_CALL: Final[Mapping[str, Callable[..., Composite]]] = {
     "torch._utils._rebuild_sparse_tensor": from_sparse_call,
+    # By another name in torch 1.9 to 1.13.
+    "torch._utils._rebuild_sparse_csr_tensor": from_sparse_call,
     "torch._utils._rebuild_qtensor": from_quantized_call,
     "torch._utils._rebuild_nested_tensor": from_nested_call,
 }

@@ -107,6 +107,34 @@ BY_STORAGE: Final[Mapping[str, DType]] = MappingProxyType(
     {dtype.storage: dtype for dtype in DTYPES.values() if dtype.storage}
 )
 
+# ScalarType of torch.export's JSON → dtype. Source: `torch/_export/serde/schema.py`; the numbers have not changed
+# since 2.1, later releases added some.
+BY_SCALAR_TYPE: Final[Mapping[int, str]] = MappingProxyType(
+    {
+        1: "uint8",
+        2: "int8",
+        3: "int16",
+        4: "int32",
+        5: "int64",
+        6: "float16",
+        7: "float32",
+        8: "float64",
+        9: "complex32",
+        10: "complex64",
+        11: "complex128",
+        12: "bool",
+        13: "bfloat16",
+        28: "uint16",
+        29: "float8_e4m3fn",
+        30: "float8_e5m2",
+        31: "float8_e4m3fnuz",
+        32: "float8_e5m2fnuz",
+        33: "float8_e8m0fnu",
+        34: "uint32",
+        35: "uint64",
+    }
+)
+
 # Every name must lead back to one dtype: a doubled row would silently shadow the other.
 if len(DTYPES) != len(_ROWS) or any(d.itemsize % d.component for d in DTYPES.values()):
     raise AssertionError("the dtype table names a dtype twice or gives it a broken width")

@@ -112,7 +112,7 @@ def export(
                 raise
             raise _refused(chosen, error) from error
         if state == "sidecar":
-            save(module.state_dict(), sidecar(staged), format="safetensors")
+            save(module.state_dict(), sidecar(staged))
     return load_exported(path, target=chosen.name)
 
 

@@ -11,35 +11,11 @@ from typing import Any, Final
 
 from compat.checkpoint import StorageRecord, TensorRecord, check_bounds
 from compat.data import Data, read
-from compat.dtypes import DTYPES
+from compat.dtypes import BY_SCALAR_TYPE
 from compat.errors import Corrupt, Unsupported, brief
 from compat.records import MAX_DIMS, MAX_INT64
 from compat.zipdir import Archive
 
-# ScalarType → dtype. The numbers have not changed since 2.1; later releases added some.
-_SCALAR_TYPES: Final = {
-    1: "uint8",
-    2: "int8",
-    3: "int16",
-    4: "int32",
-    5: "int64",
-    6: "float16",
-    7: "float32",
-    8: "float64",
-    9: "complex32",
-    10: "complex64",
-    11: "complex128",
-    12: "bool",
-    13: "bfloat16",
-    28: "uint16",
-    29: "float8_e4m3fn",
-    30: "float8_e5m2",
-    31: "float8_e4m3fnuz",
-    32: "float8_e5m2fnuz",
-    33: "float8_e8m0fnu",
-    34: "uint32",
-    35: "uint64",
-}
 _STRIDED: Final = 7
 _MAX_JSON: Final = 256 * 1024 * 1024
 _MAX_RATIO: Final = 200
@@ -122,7 +98,7 @@ def tensor_of(
         Unsupported: it is sparse, or of a type that torch did not have when this was written.
     """
     number = field_of(meta, "dtype", int, what)
-    if number not in _SCALAR_TYPES:
+    if number not in BY_SCALAR_TYPE:
         raise Unsupported(f"{what} has the ScalarType {number}", feature="dtype", paths=[what])
     layout = meta.get("layout", _STRIDED)
     layout = layout.get("as_int", _STRIDED) if isinstance(layout, dict) else layout
@@ -141,7 +117,7 @@ def tensor_of(
     if len(shape) != len(stride):
         raise Corrupt(f"{what} has {len(shape)} sizes and {len(stride)} strides")
     record = TensorRecord(
-        dtype=DTYPES[_SCALAR_TYPES[number]].name,
+        dtype=BY_SCALAR_TYPE[number],
         shape=shape,
         stride=stride,
         storage_offset=offset,

@@ -106,7 +106,7 @@ def rename(state: Mapping[Any, Value], new_name: Callable[[str], str]) -> Ordere
     attributes = dict(getattr(state, "__dict__", {}))
     metadata = attributes.get("_metadata")
     if isinstance(metadata, dict):
-        attributes["_metadata"] = _rename_metadata(metadata, new_name)
+        attributes["_metadata"] = _rename_metadata(metadata, new_name, _moved(origins))
     vars(made).update(attributes)
     return made
 
@@ -121,21 +121,28 @@ def rename_by(state: Mapping[Any, Value], rules: Iterable[Rule]) -> tuple[Ordere
     idle = []
     for pattern, replacement in rules:
         before = list(made)
-        made = rename(made, lambda key, p=pattern, r=replacement: _module_or_key(key, p, r))  # type: ignore[misc]  # bound
+        made = rename(made, lambda key, p=pattern, r=replacement: re.sub(p, r, key))  # type: ignore[misc]  # bound
         if before and before == list(made):
             idle.append(pattern if isinstance(pattern, str) else pattern.pattern)
     return made, idle
 
 
-def _module_or_key(key: str, pattern: str | re.Pattern[str], replacement: str) -> str:
-    return re.sub(pattern, replacement, key)
+def _moved(origins: Mapping[Any, list[str]]) -> dict[str, str]:
+    """Old module → new module, where all keys directly in the one are now directly in the other."""
+    found: dict[str, set[str]] = {}
+    for new, (old, *_) in origins.items():
+        if isinstance(new, str):
+            found.setdefault(old.rpartition(".")[0], set()).add(new.rpartition(".")[0])
+    return {old: next(iter(new)) for old, new in found.items() if len(new) == 1}
 
 
-def _rename_metadata(metadata: dict[Any, Any], new_name: Callable[[str], str]) -> OrderedDict[Any, Any]:
+def _rename_metadata(
+    metadata: dict[Any, Any], new_name: Callable[[str], str], moved: Mapping[str, str]
+) -> OrderedDict[Any, Any]:
     """`_metadata` is keyed by module, `conv` for the keys `conv.weight` and `conv.bias`, and "" for the root.
 
     Where a wrapper's entry and the wrapped module's entry meet, the wrapped one stays: it has the version
-    that matters.
+    that matters. A module whose keys were renamed one by one goes where they went.
     """
     made: OrderedDict[Any, Any] = OrderedDict()
     for module, facts in metadata.items():
@@ -144,6 +151,8 @@ def _rename_metadata(metadata: dict[Any, Any], new_name: Callable[[str], str]) -
             continue
         # The root of a model becomes what its wrapper calls it, with the version that its own loading code asks for.
         renamed = new_name(f"{module}." if module else "").removesuffix(".")
+        if renamed == module and module and moved.get(module, "") not in ("", *metadata):
+            renamed = moved[module]
         made.pop(renamed, None) if module else None
         made[renamed] = facts
     return made

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, NamedTuple
 
+from compat.errors import Mismatch
+
 Shape = tuple[int, ...]
 _SHOWN: Final = 8
 
@@ -52,11 +54,24 @@ class LoadReport(_Keys):
         cast: key → (dtype in the checkpoint, dtype in the module), of tensors that were rounded or widened.
         left_out: `num_batches_tracked` of modules whose checkpoint does not count: no missing keys, as mmcv has it.
         tied: key that the checkpoint does not have → the loaded key that is the same parameter.
-        errors: what the module's own code refused, in its words; only in the report of a dry run.
+        errors: what the module's own code refuses, in torch's words; such a state is never loaded.
         notes: what else is to be known, in words.
     """
 
     facts: Facts
+    # The fields of the facts, which __getattr__ finds there.
+    mismatched_keys: list[tuple[str, Shape, Shape]]
+    mismatched_dtypes: list[tuple[str, str, str]]
+    unfit: dict[str, str]
+    loaded_keys: list[str]
+    key: str
+    prefix: str
+    renamed: dict[str, str]
+    cast: dict[str, tuple[str, str]]
+    left_out: list[str]
+    tied: dict[str, str]
+    errors: list[str]
+    notes: list[str]
 
     @classmethod
     def make(cls, missing: list[str], unexpected: list[str], facts: Facts) -> LoadReport:
@@ -77,7 +92,7 @@ class LoadReport(_Keys):
     @property
     def fits(self) -> bool:
         """Whether everything that both have could be loaded."""
-        return not (self.mismatched_keys or self.mismatched_dtypes or self.unfit)
+        return not (self.mismatched_keys or self.mismatched_dtypes or self.unfit or self.errors)
 
     @property
     def complete(self) -> bool:
@@ -106,7 +121,7 @@ class LoadReport(_Keys):
         shapes = [(key, str(list(expected)), str(list(seen))) for key, expected, seen in self.mismatched_keys]
         lines += _table("shape", shapes)
         lines += _table("dtype", self.mismatched_dtypes)
-        return lines + [f"{key} {why}" for key, why in self.unfit.items()]
+        return lines + [f"{key} {why}" for key, why in self.unfit.items()] + self.errors
 
     def remarks(self) -> list[str]:
         """What else happened."""
@@ -116,6 +131,24 @@ class LoadReport(_Keys):
         lines += [f"{key} is missing, and tied to {other}" for key, other in self.tied.items()]
         lines += [_listed("not in the checkpoint, and not counted as missing", self.left_out)] if self.left_out else []
         return lines + self.notes
+
+
+class StateMismatch(Mismatch):
+    """A checkpoint that does not fit a module, which is as it was.
+
+    Attributes:
+        report: what differs.
+    """
+
+    def __init__(self, report: LoadReport, *, source: object, hint: str) -> None:
+        self.report = report
+        lines = [*report.differences(), *report.notes]
+        seen = "the model and the loaded state_dict do not match exactly\n" + "\n".join(lines) + "\n"
+        super().__init__(seen, source=source, hint=hint)
+
+    def to_json(self) -> dict[str, Any]:
+        """The error as a JSON object, with the report's fields."""
+        return {**super().to_json(), "report": self.report.to_json()}
 
 
 def _prefix_text(prefix: str) -> str:

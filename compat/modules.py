@@ -6,7 +6,6 @@ Everything is checked before anything is changed: when a load is refused, the mo
 from __future__ import annotations
 
 import contextlib
-import re
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,16 +15,16 @@ from compat import fitting, tying
 from compat.checkpoint import Checkpoint
 from compat.errors import Mismatch, Unsupported
 from compat.keymatching import Choice, Pattern, match, wrappers_own
+from compat.keys import Rule, rename_by
 from compat.keys import rename as rename_keys
 from compat.loading import MapLocation, local, materialize, open_checkpoint
-from compat.loadreport import Facts, LoadReport
+from compat.loadreport import Facts, LoadReport, StateMismatch
 from compat.rehearsing import Rehearsal, Undo, fresh, has_foreign_code, has_own_code, rehearse
 from compat.sources import SourceLike
 from compat.unwrapping import Found, find
 
-__all__ = ["LoadReport", "Rule", "load_into", "renamed_by"]
+__all__ = ["LoadReport", "load_into"]
 
-Rule = tuple[str | re.Pattern[str], str]
 _COUNTER: Final = "num_batches_tracked"
 _LIVE: Final = "the given state"
 _SHOWN: Final = 8
@@ -88,7 +87,9 @@ def load_into(
         map_location: where tensors are loaded; copying moves them to where the module is.
 
     Raises:
-        Mismatch: the checkpoint does not fit; the message lists everything, and nothing was changed.
+        StateMismatch: the checkpoint does not fit; it lists everything, as text and as a `report`, and nothing was
+            changed.
+        Mismatch: it is not clear what to load, or a pattern fits no key.
         KeyCollision: two keys would become one.
         CompatError: the file cannot be read; see `open`.
     """
@@ -99,23 +100,6 @@ def load_into(
         loading.name_keys(list(rename), prefix)
         fitting.compare(loading.own, loading.view, loading.facts, casting=casting, assign=assign)
         return loading.load(assign=assign)
-
-
-def renamed_by(state: Mapping[Any, Any], rules: Iterable[Rule], notes: list[str]) -> Any:
-    """A copy of a state whose keys are renamed by (pattern, replacement) pairs, one after the other.
-
-    What a rule does not change is no error, but is noted when that is every key.
-
-    Raises:
-        KeyCollision: two keys would become one.
-    """
-    made = rename_keys(state, lambda key: key)
-    for pattern, replacement in rules:
-        before = list(made)
-        made = rename_keys(made, lambda key, p=pattern, r=replacement: re.sub(p, r, key))  # type: ignore[misc]  # bound now
-        if before and before == list(made):
-            notes.append(f"the rule {getattr(pattern, 'pattern', pattern)!r} renames none of the keys")
-    return made
 
 
 @contextlib.contextmanager
@@ -164,7 +148,8 @@ class _Loading:
             Mismatch: two prefixes fit equally well, or a pattern fits no key.
         """
         first = self.given.found.state
-        ruled = renamed_by(first, rules, self.facts.notes)
+        ruled, idle = rename_by(first, rules)
+        self.facts.notes += [f"the rule {rule!r} renames none of the keys" for rule in idle]
         matching = match([k for k in ruled if isinstance(k, str)], list(self.own), prefix, self.given.name)
         fitted = rename_keys(ruled, matching.rename)
         self.facts.prefix = matching.prefix
@@ -239,7 +224,7 @@ class _Loading:
             raise self._mismatch(report)
         return report
 
-    def _mismatch(self, report: LoadReport) -> Mismatch:
+    def _mismatch(self, report: LoadReport) -> StateMismatch:
         advice = []
         if self.strict and (report.missing_keys or report.unexpected_keys):
             advice.append("strict=False")
@@ -248,9 +233,7 @@ class _Loading:
         hint = "Nothing was changed." + (f" To load the rest, pass {' and '.join(advice)}." if advice else "")
         if report.mismatched_dtypes:
             hint += ' To change dtypes all the same, pass casting="unsafe".'
-        lines = [*report.differences(), *report.facts.errors, *report.notes]
-        seen = "the model and the loaded state_dict do not match exactly\n" + "\n".join(lines) + "\n"
-        return Mismatch(seen, source=self.given.name, hint=hint)
+        return StateMismatch(report, source=self.given.name, hint=hint)
 
     def _note_ties(self, state: Mapping[str, Any]) -> None:
         """Say where one tensor of the module is two different ones in the checkpoint."""

@@ -91,6 +91,6 @@ def _evaluator(path: Path) -> tuple[Sequence[str], Callable[[dict[str, Any]], Se
     try:
         onnx = import_module("onnx.reference")
     except ImportError as error:
-        raise MissingDependency("onnx", needed_for="onnx's reference evaluator") from error
+        raise MissingDependency(str(error.name or "onnx.reference"), needed_for="the reference evaluator") from error
     evaluator = onnx.ReferenceEvaluator(str(path))
     return list(evaluator.input_names), lambda feed: evaluator.run(None, feed)

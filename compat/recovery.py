@@ -22,7 +22,7 @@ from compat.errors import Unsupported
 
 _HOLDERS: Final = ("_parameters", "_buffers", "_modules")
 # Modules may be held many times over; a file can hold one twice per level without end.
-_MAX_ENTRIES: Final = 1_000_000
+_MAX_ENTRIES: Final = 250_000
 _LISTED: Final = 20
 # Modules whose `_version` is another than the 1 that `torch.nn.Module` itself has had since it has one (torch 0.4).
 _NORMS: Final = ("torch.nn.modules.batchnorm.", "torch.nn.modules.instancenorm.")

@@ -85,7 +85,9 @@ def _result(source: str, finding: Finding) -> dict[str, Any]:
     location: dict[str, Any] = {"physicalLocation": place}
     names = [f"{finding.stream}: {path}" if finding.stream else path for path in finding.paths]
     if names or finding.stream:
-        location["logicalLocations"] = [{"fullyQualifiedName": name} for name in names or [finding.stream]]
+        location["logicalLocations"] = [
+            {"fullyQualifiedName": name} for name in dict.fromkeys(names or [finding.stream])
+        ]
     return {
         "ruleId": rule,
         "ruleIndex": levels.index(finding.severity),

@@ -70,4 +70,4 @@ def same_values(a: Any, b: Any) -> bool:
     if a is b or any(tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta for tensor in (a, b)):
         return True
     left, right = (t.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1) for t in (a, b))
-    return left.dtype == right.dtype and left.view(torch.uint8).equal(right.view(torch.uint8))
+    return bool(left.dtype == right.dtype and left.view(torch.uint8).equal(right.view(torch.uint8)))

@@ -12,7 +12,19 @@ import click
 import compat
 from compat.cli._group import LazyGroup
 
-COMMANDS: Final = ("convert", "diff", "export", "formats", "inspect", "scan", "verify-export")
+COMMANDS: Final = (
+    "convert",
+    "diff",
+    "export",
+    "extract",
+    "formats",
+    "inspect",
+    "load",
+    "rename",
+    "scan",
+    "strip",
+    "verify-export",
+)
 
 
 @click.command(

@@ -42,5 +42,5 @@ def _print_audit(audit: Audit) -> None:
         click.echo(f"    {audit.fates[key]}: {printable(key)} is {printable(name)}")
     if audit.extra:
         click.echo(f"    only in the artefact: {shorten(audit.extra)}")
-    for keys in audit.split:
-        click.echo(f"    no longer tied: {', '.join(map(printable, keys))}")
+    for tied in audit.split:
+        click.echo(f"    no longer tied: {', '.join(map(printable, tied))}")
