@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 # Larger pieces fall out of the processor's caches, smaller ones pay for system calls.
 CHUNK: Final = 256 * 1024
 
+# A deflated stream is never much longer than what it inflates to, but begins with tables.
+_DEFLATED_TABLES: Final = 1024
+
 Buffer = bytes | bytearray | memoryview
 
 
@@ -112,9 +115,7 @@ class DeflatedData:
                     elif not rest:
                         break
         except zlib.error as error:
-            raise Corrupt(
-                f"a deflated record is damaged: {error}", source=self.source.name, offset=self.offset
-            ) from error
+            raise _damaged(self, error) from error
         if count != self.nbytes:
             raise self._wrong_size(f"{count:,}")
         check_sum(self, total)
@@ -167,6 +168,28 @@ class ScatteredData:
             scatter(read(data), target, itemsize=itemsize, shape=shape, stride=stride, offset=offset)
         if target:
             yield target
+
+
+def first(data: Data, size: int) -> bytes:
+    """The first bytes, at most `size`, without reading much more; their sum is not checked.
+
+    Raises:
+        Corrupt: they are not there, or no deflated stream.
+    """
+    size = min(size, data.nbytes)
+    if isinstance(data, FileData):
+        return bytes(data.source.read(data.offset, size))
+    if not isinstance(data, DeflatedData):
+        return bytes(next(iter(data.chunks()), b"")[:size])
+    packed = data.source.read(data.offset, min(size + _DEFLATED_TABLES, data.compressed))
+    try:
+        return zlib.decompressobj(-15).decompress(packed, size) if size else b""
+    except zlib.error as error:
+        raise _damaged(data, error) from error
+
+
+def _damaged(data: DeflatedData, error: zlib.error) -> Corrupt:
+    return Corrupt(f"a deflated record is damaged: {error}", source=data.source.name, offset=data.offset)
 
 
 def read(data: Data) -> Buffer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -48,6 +49,23 @@ def _unfit(torch: Any, mine: Any, value: Any, *, assign: bool) -> str | None:
         return f"is {value.dtype} in the checkpoint; expected {mine.dtype}"
     if assign and mine.requires_grad and not (value.is_floating_point() or value.is_complex()):
         return f"is {value.dtype} in the checkpoint, which cannot require gradients as the module's does"
+    if not assign and mine.layout == torch.strided and _is_expanded(mine):
+        return "is expanded in the module: its elements share memory and cannot be written one by one"
+    return None if assign or mine.dtype == value.dtype else _unknown_cast(torch, value, mine)
+
+
+def _is_expanded(tensor: Any) -> bool:
+    return any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True))
+
+
+def _unknown_cast(torch: Any, value: Any, mine: Any) -> str | None:
+    """Why torch cannot turn one dtype into the other."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.empty(1, dtype=mine.dtype).copy_(torch.empty(1, dtype=value.dtype))
+    except (RuntimeError, TypeError):
+        return f"is {value.dtype} in the checkpoint, which torch does not turn into {mine.dtype}"
     return None
 
 

@@ -10,9 +10,8 @@ from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from compat.errors import Mismatch
+from compat.keys import INSIDE, drop_inside
 
-# What wrappers put into the keys of what they hold, on any level.
-_INSIDE: Final = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
 # What wrappers put in front of all keys; a model may also have a real child of such a name.
 _IN_FRONT: Final = ("module", "model", "net")
 # What wrappers have of their own beside what they hold.
@@ -38,14 +37,6 @@ class Matching:
     prefix: str
 
 
-def plain(key: str) -> str:
-    """A key without the steps that wrappers put inside a model."""
-    parts = key.split(".")
-    if not set(_INSIDE) & set(parts):
-        return key
-    return ".".join(part for part in parts if part not in _INSIDE)
-
-
 def match(source: Collection[str], target: Collection[str], prefix: str | None, name: str = "") -> Matching:
     """Find out which keys of a checkpoint are which keys of a module.
 
@@ -61,40 +52,52 @@ def match(source: Collection[str], target: Collection[str], prefix: str | None, 
     Raises:
         Mismatch: two prefixes fit equally well.
     """
-    known = {plain(key): key for key in target}
+    known = {drop_inside(key): key for key in target}
     if prefix != "auto":
         return Matching(rename=_onto(target, known, lambda key: key.removeprefix(prefix or "")), prefix=prefix or "")
     if set(source) <= set(target):
         return Matching(rename=lambda key: key, prefix="")
-    best = _best([plain(key) for key in source], known, name)
+    best = _best([drop_inside(key) for key in source], known, name)
     off, _, on = best.partition("+")
+    exact = set(target)
 
     def change(key: str) -> str:
-        short = plain(key)
-        return on + short.removeprefix(off) if short.startswith(off) else short
+        changed = [on + text.removeprefix(off) if text.startswith(off) else text for text in (key, drop_inside(key))]
+        return changed[0] if changed[0] in exact else changed[1]
 
     return Matching(rename=_onto(target, known, change), prefix=best)
 
 
 def wrappers_own(key: str, prefix: str) -> str | None:
-    """The wrapper that a key belongs to, where the wrapper was stripped; None for a key of the model."""
-    return _OWN.get(plain(key)) if prefix.startswith("module.") else None
+    """The wrapper that a key belongs to, where one side has that wrapper; None for a key of the model."""
+    return _OWN.get(drop_inside(key)) if prefix.removeprefix("+").startswith("module.") else None
 
 
 def _onto(target: Collection[str], known: Mapping[str, str], change: Rename) -> Rename:
     exact = set(target)
     # A module inside a wrapper, such as `block.` in `block._orig_mod.`, for the keys of `_metadata`.
-    paths = {plain(head): head for head in sorted(_all_heads(target), key=len)}
+    paths = {drop_inside(head): head for head in sorted(_all_heads(target), key=len)}
 
     def rename(key: str) -> str:
         changed = change(key)
         if changed in exact:
             return changed
-        short = plain(changed)
+        short = drop_inside(changed)
         found = known.get(short) or known.get(_weight_norm(short, known)) or paths.get(short)
-        return changed if found is None else found
+        return _below_wrappers(changed, short, paths) if found is None else found
 
     return rename
+
+
+def _below_wrappers(key: str, short: str, paths: Mapping[str, str]) -> str:
+    """A key that the module does not have, at the place where its own code would look for it."""
+    head = short
+    while head:
+        head = head[:-1].rpartition(".")[0]
+        path = paths.get(f"{head}." if head else "")
+        if path is not None:
+            return path + short[len(drop_inside(path)) :] if path != drop_inside(path) else key
+    return key
 
 
 def _best(source: list[str], known: Mapping[str, str], name: str) -> str:
@@ -148,7 +151,7 @@ def _said(change: str) -> str:
 def _familiar(change: str) -> tuple[bool, int, str]:
     """Prefixes of wrappers first, then shorter ones."""
     steps = change.replace("+", "").rstrip(".").split(".")
-    return (not all(step in _IN_FRONT or step in _INSIDE for step in steps), len(steps), change)
+    return (not all(step in _IN_FRONT or step in INSIDE for step in steps), len(steps), change)
 
 
 def _weight_norm(key: str, known: Mapping[str, str]) -> str:

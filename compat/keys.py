@@ -16,13 +16,18 @@ Value = TypeVar("Value")
 # A regular expression, searched for in keys, and what replaces it.
 Rule = tuple[str | re.Pattern[str], str]
 
+# Wrappers that also mark parts inside a model: their names are never names people choose.
+INSIDE: Final = {
+    "_orig_mod": "torch.compile",
+    "_fsdp_wrapped_module": "FullyShardedDataParallel",
+    "_checkpoint_wrapped_module": "activation checkpointing",
+    "_forward_module": "Lightning's strategies",
+}
 # What wrappers put in front of every key of the module they hold.
 WRAPPERS: Final = {
     "module": "DataParallel, DistributedDataParallel, and others that hold a model as .module",
-    "_orig_mod": "torch.compile",
+    **INSIDE,
 }
-# The one wrapper that also marks parts inside a model: its name is never a name people choose.
-_INSIDE: Final = "_orig_mod"
 
 
 def detect_prefix(keys: Iterable[object]) -> str:
@@ -50,14 +55,14 @@ def strip_prefix(state: Mapping[Any, Value], prefix: str | None = "auto") -> Ord
     Args:
         state: keys and values; a `_metadata` attribute is renamed along.
         prefix: the prefix with its dot, such as `module.`; "auto" for the wrappers that all keys begin with,
-            and `_orig_mod.` wherever it stands; None or "" for a plain copy.
+            and what they put inside, such as `_orig_mod.`, wherever it stands; None or "" for a plain copy.
 
     Raises:
         KeyCollision: two keys would become one.
     """
     if prefix == "auto":
         found = detect_prefix(state)
-        return rename(state, lambda key: _drop_inside(_without(key, found)))
+        return rename(state, lambda key: drop_inside(_without(key, found)))
     return rename(state, lambda key: _without(key, prefix or ""))
 
 
@@ -83,9 +88,10 @@ def _without(key: str, prefix: str) -> str:
     return "" if key.endswith(".") and prefix.startswith(key) else key.removeprefix(prefix)
 
 
-def _drop_inside(key: str) -> str:
+def drop_inside(key: str) -> str:
+    """A key without the steps that wrappers put inside a model."""
     parts = key.split(".")
-    return ".".join(part for part in parts if part != _INSIDE) if _INSIDE in parts else key
+    return key if INSIDE.keys().isdisjoint(parts) else ".".join(part for part in parts if part not in INSIDE)
 
 
 def rename(state: Mapping[Any, Value], new_name: Callable[[str], str]) -> OrderedDict[Any, Value]:
@@ -145,13 +151,14 @@ def _rename_metadata(
     that matters. A module whose keys were renamed one by one goes where they went.
     """
     made: OrderedDict[Any, Any] = OrderedDict()
+    taken = {"", *metadata}
     for module, facts in metadata.items():
         if not isinstance(module, str):
             made[module] = facts
             continue
         # The root of a model becomes what its wrapper calls it, with the version that its own loading code asks for.
         renamed = new_name(f"{module}." if module else "").removesuffix(".")
-        if renamed == module and module and moved.get(module, "") not in ("", *metadata):
+        if renamed == module and module and moved.get(module, "") not in taken:
             renamed = moved[module]
         made.pop(renamed, None) if module else None
         made[renamed] = facts

@@ -34,6 +34,10 @@ class Facts:
     errors: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def note(self, *texts: str) -> None:
+        """Add notes that are not there yet."""
+        self.notes += [text for text in texts if text not in self.notes]
+
 
 class LoadReport(_Keys):
     """What loading into a module did.

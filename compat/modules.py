@@ -6,6 +6,7 @@ Everything is checked before anything is changed: when a load is refused, the mo
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,9 +18,9 @@ from compat.errors import Mismatch, Unsupported
 from compat.keymatching import Choice, Pattern, match, wrappers_own
 from compat.keys import Rule, rename_by
 from compat.keys import rename as rename_keys
-from compat.loading import MapLocation, local, materialize, open_checkpoint
+from compat.loading import MapLocation, import_torch, local, materialize, open_checkpoint
 from compat.loadreport import Facts, LoadReport, StateMismatch
-from compat.rehearsing import Rehearsal, Undo, fresh, has_foreign_code, has_own_code, rehearse
+from compat.rehearsing import Rehearsal, Undo, fresh, has_foreign_code, has_own_code, refusals, rehearse
 from compat.sources import SourceLike
 from compat.unwrapping import Found, find
 
@@ -149,7 +150,7 @@ class _Loading:
         """
         first = self.given.found.state
         ruled, idle = rename_by(first, rules)
-        self.facts.notes += [f"the rule {rule!r} renames none of the keys" for rule in idle]
+        self.facts.note(*[f"the rule {rule!r} renames none of the keys" for rule in idle])
         matching = match([k for k in ruled if isinstance(k, str)], list(self.own), prefix, self.given.name)
         fitted = rename_keys(ruled, matching.rename)
         self.facts.prefix = matching.prefix
@@ -161,7 +162,7 @@ class _Loading:
                 source=self.given.name,
                 expected=f"patterns of keys such as {next(iter(self.own), '')!r}",
             )
-        self.facts.notes += [f"nothing is excluded by {pattern!r}" for pattern in exclude]
+        self.facts.note(*[f"nothing is excluded by {pattern!r}" for pattern in exclude])
         self.state = _only(fitted, self.choice)
         self.view = self.given.view(self.state)
 
@@ -174,19 +175,25 @@ class _Loading:
         apart = {key for key, *_ in (*self.facts.mismatched_keys, *self.facts.mismatched_dtypes)} | {*self.facts.unfit}
         ready = [key for key in self.state if key not in apart]
         outcome = self._outcome(_only(self.view, ready))
-        report = None if outcome is None else self._report(outcome, apart)
+        report = None
+        if outcome is not None:
+            report = self._report(outcome, apart)
+            # What nobody asked for need not be read.
+            unasked = set(outcome.unexpected)
+            ready = [key for key in ready if key not in unasked]
         undo = Undo(self.module) if outcome is None or has_foreign_code(self.module) else None
         state = self.given.live(_only(self.state, ready))
         self._note_ties(state)
         try:
-            loaded = _load(self.module, self.own, state, assign=assign, name=self.given.name)
-            report = report or self._report(loaded, apart)
+            loaded = _load(self.module, self.own, state, assign=assign)
+            if report is None or loaded.errors:
+                report = self._report(loaded, apart, partly=bool(loaded.errors) and undo is None)
         except BaseException:
             if undo is not None:
                 undo()
             raise
         left = _left_on_meta(self.module)
-        self.facts.notes += [left] if left and ready else []
+        self.facts.note(*[left] if left and ready else [])
         return report
 
     def _outcome(self, ready: Any) -> Rehearsal | None:
@@ -196,8 +203,8 @@ class _Loading:
         missing = [key for key in self.own if key not in ready]
         return Rehearsal(missing=missing, unexpected=[key for key in ready if key not in self.own], errors=[])
 
-    def _report(self, outcome: Rehearsal, apart: Collection[str]) -> LoadReport:
-        """What is reported of an outcome.
+    def _report(self, outcome: Rehearsal, apart: Collection[str], *, partly: bool = False) -> LoadReport:
+        """What is reported of an outcome, which may be that only a part was loaded.
 
         Raises:
             Mismatch: it is to be refused.
@@ -211,26 +218,28 @@ class _Loading:
         loaded = set(facts.loaded_keys)
         for group in tying.groups(self.own):
             held = [key for key in group if key in loaded]
-            facts.tied.update({key: held[-1] for key in group if held and key in absent})
+            facts.tied.update({key: held[-1] for key in group if held and key in gone and key in absent})
         missing = [key for key in absent if key not in facts.left_out and key not in facts.tied]
         wrappers = {key: wrappers_own(key, facts.prefix) for key in (*missing, *outcome.unexpected)}
-        facts.notes += [f"{key} belongs to {wrapper} and was left out" for key, wrapper in wrappers.items() if wrapper]
+        facts.note(*[f"{key} belongs to {wrapper} and was left out" for key, wrapper in wrappers.items() if wrapper])
         missing, unexpected = ([k for k in keys if not wrappers[k]] for keys in (missing, outcome.unexpected))
-        facts.notes += fitting.version_notes(self.module, self.view)
+        facts.note(*fitting.version_notes(self.module, self.view))
         if self.own and not facts.loaded_keys:
-            facts.notes.append(_nothing(self.wanted, list(self.given.found.state)))
+            facts.note(_nothing(self.wanted, list(self.given.found.state)))
         report = LoadReport.make(missing, unexpected, facts)
         if facts.errors or (not self.skip and not report.fits) or (self.strict and (missing or unexpected)):
-            raise self._mismatch(report)
+            raise self._mismatch(report, partly=partly)
         return report
 
-    def _mismatch(self, report: LoadReport) -> StateMismatch:
+    def _mismatch(self, report: LoadReport, *, partly: bool) -> StateMismatch:
+        report.facts.loaded_keys = []
         advice = []
         if self.strict and (report.missing_keys or report.unexpected_keys):
             advice.append("strict=False")
         if not report.fits and not self.skip:
             advice.append("skip_mismatched=True")
-        hint = "Nothing was changed." + (f" To load the rest, pass {' and '.join(advice)}." if advice else "")
+        hint = "Something was changed before torch refused the rest." if partly else "Nothing was changed."
+        hint += f" To load the rest, pass {' and '.join(advice)}." if advice else ""
         if report.mismatched_dtypes:
             hint += ' To change dtypes all the same, pass casting="unsafe".'
         return StateMismatch(report, source=self.given.name, hint=hint)
@@ -240,7 +249,7 @@ class _Loading:
         for group in tying.groups(self.own):
             held = [key for key in group if key in state]
             if any(not tying.same_values(state[held[0]], state[key]) for key in held[1:]):
-                self.facts.notes.append(
+                self.facts.note(
                     f"{', '.join(held)} are one tensor in the module and different ones in the checkpoint: "
                     f"{held[-1]} was taken"
                 )
@@ -268,11 +277,13 @@ def _left_on_meta(module: Any) -> str | None:
     return f"still on the meta device, without values: {', '.join(left[:_SHOWN])}{more}"
 
 
-def _load(module: Any, own: Mapping[str, Any], state: Any, *, assign: bool, name: str) -> Rehearsal:
+def _load(module: Any, own: Mapping[str, Any], state: Any, *, assign: bool) -> Rehearsal:
     """Copy or assign what was checked; parameters on the meta device have to be assigned."""
     on_meta = {key for key, value in own.items() if getattr(value, "is_meta", False)}
     parts = [(on_meta if len(on_meta) < len(own) else {*own, *state}, True)] if on_meta else []
     parts += [({*own, *state} - on_meta, assign)] if len(on_meta) < len(own) else []
+    if any(assigned for _, assigned in parts):
+        _check_assign()
     ties = tying.ties_of(module)
     missing, unexpected = set(own), set(state)
     try:
@@ -284,8 +295,27 @@ def _load(module: Any, own: Mapping[str, Any], state: Any, *, assign: bool, name
             missing &= set(found.missing_keys)
             unexpected &= set(found.unexpected_keys)
     except RuntimeError as error:
-        raise Mismatch(f"the module refuses its state: {error!s:.300}", source=name) from error
+        errors = refusals(error)
+        if errors is None:
+            raise
+        return Rehearsal(missing=[], unexpected=[], errors=errors)
     finally:
         tying.tie_again(ties)
     in_order = [key for key in own if key in missing], [key for key in state if key in unexpected]
     return Rehearsal(missing=in_order[0], unexpected=in_order[1], errors=[])
+
+
+def _check_assign() -> None:
+    """Refuse what this torch cannot do.
+
+    Raises:
+        Unsupported: it is older than 2.1, whose `load_state_dict` was the first with `assign`.
+    """
+    torch = import_torch("loading into a module")
+    if "assign" not in inspect.signature(torch.nn.Module.load_state_dict).parameters:
+        raise Unsupported(
+            f"torch {torch.__version__} only copies values into a module's tensors, and some are to be replaced",
+            feature="assign",
+            expected="torch 2.1 or later",
+            hint="Make the module on a real device, with `module.to_empty(device='cpu')`, and load without assign.",
+        )

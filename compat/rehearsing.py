@@ -13,13 +13,15 @@ import functools
 import types
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 from compat.loading import import_torch
 
 _HOOKS: Final = ("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks")
+# Whose hooks gather and scatter the parameters themselves.
+_SHARDING: Final = "torch.distributed.fsdp"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,16 +53,34 @@ def has_own_code(module: Any) -> bool:
 
 def has_foreign_code(module: Any) -> bool:
     """Whether some of that code is not torch's own, so that what it does to the module is not known."""
+    code = [
+        found
+        for part in module.modules()
+        for found in (type(part)._load_from_state_dict, type(part).load_state_dict, type(part).set_extra_state)  # noqa: SLF001
+    ]
+    return any(not str(getattr(found, "__module__", "")).startswith("torch.") for found in (*_hooks(module), *code))
+
+
+def _hooks(module: Any) -> Iterator[Any]:
     for part in module.modules():
-        hooks = [hook for name in _HOOKS for hook in getattr(part, name, {}).values()]
-        code = [type(part)._load_from_state_dict, type(part).load_state_dict, type(part).set_extra_state]  # noqa: SLF001
-        if any(not str(getattr(found, "__module__", "")).startswith("torch.") for found in (*hooks, *code)):
-            return True
-    return False
+        for name in _HOOKS:
+            yield from getattr(part, name, {}).values()
 
 
 def rehearse(module: Any, state: Any) -> Rehearsal | None:
-    """What `module.load_state_dict(state, strict=False)` would come to; None where no replica can be made."""
+    """What `module.load_state_dict(state, strict=False)` would come to; None where that cannot be known before."""
+    if any(str(getattr(hook, "__module__", "")).startswith(_SHARDING) for hook in _hooks(module)):
+        return None
+    found = _rehearsed(module, state)
+    if found is None or not (found.missing or found.unexpected or found.errors):
+        return found
+    # A replica that refuses the module's own state tells nothing of another one.
+    control = _rehearsed(module, module.state_dict())
+    faithful = control is not None and not (control.missing or control.unexpected or control.errors)
+    return found if faithful else None
+
+
+def _rehearsed(module: Any, state: Any) -> Rehearsal | None:
     torch = import_torch("loading into a module")
     on_meta = OrderedDict((key, _on_meta(torch, value)) for key, value in state.items())
     metadata = getattr(state, "_metadata", None)
@@ -74,13 +94,16 @@ def rehearse(module: Any, state: Any) -> Rehearsal | None:
             for made in replicas.values():
                 _rebind(made, replicas)
             found = replica.load_state_dict(on_meta, strict=False)
-    except RuntimeError as error:
-        if not str(error).startswith("Error(s) in loading state_dict"):
-            return None
-        return Rehearsal(missing=[], unexpected=[], errors=[line.strip() for line in str(error).split("\n\t")[1:]])
-    except Exception:  # noqa: BLE001 - a module's own code may not bear a replica, whatever it then raises
-        return None
-    return Rehearsal(missing=list(found.missing_keys), unexpected=list(found.unexpected_keys), errors=[])
+            return Rehearsal(missing=list(found.missing_keys), unexpected=list(found.unexpected_keys), errors=[])
+    except Exception as error:  # noqa: BLE001 - a module's own code may not bear a replica, whatever it then raises
+        errors = refusals(error)
+        return None if errors is None else Rehearsal(missing=[], unexpected=[], errors=errors)
+
+
+def refusals(error: BaseException) -> list[str] | None:
+    """What `load_state_dict` lists in its error; None for any other error."""
+    first, *lines = str(error).split("\n\t")
+    return [line.strip() for line in lines] if first.startswith("Error(s) in loading state_dict") else None
 
 
 def fresh(metadata: Any) -> Any:
@@ -89,6 +112,8 @@ def fresh(metadata: Any) -> Any:
 
 
 def _on_meta(torch: Any, value: Any) -> Any:
+    if isinstance(value, torch.nn.parameter.UninitializedTensorMixin):
+        return _empty(torch, value)
     return value.detach().to("meta") if isinstance(value, torch.Tensor) else value
 
 

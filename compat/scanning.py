@@ -183,6 +183,8 @@ def _error(found: Search, source: str, *, plain: bool) -> CompatError | None:
     """Why the scan cannot vouch for the whole file; None where every stream of it was followed to its end."""
     damage = found.damage
     error = found.error
+    if found.missed:
+        return Corrupt(found.missed, source=source)
     if isinstance(error, Unsupported) and found.streams and not damage and not found.searched:
         return None
     if damage and (error is None or isinstance(error, UnknownFormat)):

@@ -27,7 +27,7 @@ from compat.tardir import is_tar, members_of
 from compat.zipdir import LOCAL_SIGNATURE, Archive
 
 # How many pickles may follow each other, and how deep archives may lie in each other.
-_MAX_FOLLOWING: Final = 1000
+_MAX_FOLLOWING: Final = 100_000
 _MAX_NESTING: Final = 4
 _MAX_INFLATED: Final = 64 << 20
 _MAX_RATIO: Final = 32
@@ -65,6 +65,8 @@ class Search:
         notes: what else can run, or could not be looked at.
         checkpoint: the file as its format reads it; None where none could.
         error: why none could.
+        missed: what was not looked at, and why; empty where there is nothing.
+        budget: how many bytes may still be inflated.
         searched: whether an archive had to be searched for local headers, so that records may have been missed.
     """
 
@@ -73,6 +75,8 @@ class Search:
     checkpoint: Checkpoint | None = None
     error: CompatError | None = None
     searched: bool = False
+    budget: int = 0
+    missed: str = ""
     _known: set[bytes] = field(default_factory=set)
 
     def add(self, where: str, found: Trace, content: memoryview, start: int, base: int | None) -> None:
@@ -93,7 +97,7 @@ class Search:
 
 def search(source: Source) -> Search:
     """Find and trace every pickle stream of a file or of a checkpoint's folder; never raises for their content."""
-    found = Search()
+    found = Search(budget=_MAX_INFLATED + _MAX_RATIO * source.size)
     with watched() as read_streams:
         try:
             found.checkpoint = detect(source).open(source)
@@ -154,7 +158,7 @@ def _follow(found: Search, content: memoryview, where: str, base: int | None, de
         if traced.error:
             return
         position = traced.end
-    found.notes.append(f"{where or 'the file'} holds more than {_MAX_FOLLOWING:,} pickles; the rest was not looked at")
+    found.missed = f"{where or 'the file'} holds more than {_MAX_FOLLOWING:,} pickles; the rest was not looked at"
 
 
 def _behind_header(begin: bytes) -> int:
@@ -182,7 +186,7 @@ def _is_news(traced: Trace, found: Search) -> bool:
 def _look_inside(found: Search, content: bytes, where: str, depth: int) -> None:
     """Look at bytes that lie in something else."""
     if depth >= _MAX_NESTING:
-        found.notes.append(f"{where} lies too deep in archives and was not looked at")
+        found.missed = f"{where} lies too deep in archives and was not looked at"
         return
     _look(found, BytesSource(content, where), where, depth + 1)
 
@@ -218,8 +222,10 @@ def _begin(data: Data) -> bytes:
 
 def _look_at_record(found: Search, data: Data, where: str, depth: int) -> None:
     """Look at one record of an archive, whatever its sum says: torch does not check it."""
-    if isinstance(data, DeflatedData) and data.nbytes > max(_MAX_INFLATED, _MAX_RATIO * data.compressed):
-        raise Corrupt(f"record {where!r} claims to inflate {data.compressed:,} bytes to {data.nbytes:,}")
+    if isinstance(data, DeflatedData):
+        found.budget -= data.nbytes
+        if found.budget < 0:
+            raise Corrupt(f"its records inflate to more than {_MAX_RATIO} times their size", source=where)
     unchecked = replace(data, crc32=None) if isinstance(data, (FileData, DeflatedData)) else data
     content = memoryview(read(unchecked))
     if bytes(content[:4]) == LOCAL_SIGNATURE:
@@ -232,12 +238,12 @@ def _look_at_record(found: Search, data: Data, where: str, depth: int) -> None:
 def _salvage(found: Search, source: Source, where: str, depth: int) -> None:
     """Look at whatever has a local header, in an archive whose directory is no help."""
     content = _bytes_of(source)
-    for name, body, base in _local_records(content):
+    for name, body, base in _local_records(found, content):
         if _PICKLED.match(name) or _MADE.match(body[:2]):
             _follow(found, memoryview(body), _join(where, name), base if depth == 0 else None, depth)
 
 
-def _local_records(content: memoryview) -> Iterator[tuple[str, bytes, int | None]]:
+def _local_records(found: Search, content: memoryview) -> Iterator[tuple[str, bytes, int | None]]:
     """Name, bytes and place of everything behind a local header."""
     starts = [match.start() for match in re.finditer(re.escape(LOCAL_SIGNATURE), content)][:_MAX_SALVAGED]
     for start, following in zip(starts, [*starts[1:], len(content)], strict=True):
@@ -251,9 +257,11 @@ def _local_records(content: memoryview) -> Iterator[tuple[str, bytes, int | None
             yield name, bytes(content[begin:following]), begin
             continue
         try:
-            yield name, zlib.decompressobj(-zlib.MAX_WBITS).decompress(content[begin:following], _MAX_INFLATED), None
+            inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content[begin:following], max(found.budget, 1))
         except zlib.error:
             continue
+        found.budget -= len(inflated)
+        yield name, inflated, None
 
 
 def is_plain(found: Search, source: Source) -> bool:

@@ -56,7 +56,8 @@ def groups(state: Mapping[str, Any]) -> list[list[str]]:
 
 def _view(value: Any) -> Any:
     try:
-        storage = value.untyped_storage()
+        # Before torch 2.0 every storage has a type, and holds the one without.
+        storage = value.untyped_storage() if hasattr(value, "untyped_storage") else value.storage()._storage  # noqa: SLF001
         return storage._cdata, value.storage_offset(), tuple(value.shape), value.stride()  # noqa: SLF001 - its identity
     except (AttributeError, NotImplementedError, RuntimeError, ValueError):
         # No tensor, or one without a storage of its own: sparse, not yet initialised.

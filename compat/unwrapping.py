@@ -77,9 +77,9 @@ def find(tree: Any, key: str | None = None, *, source: str = "") -> Found:
     """
     if key is not None:
         return _asked_for(tree, key, source)
-    candidates = list(_candidates(tree))
-    known = [(path, value) for path, value in candidates if _is_known(path)]
-    candidates = known or candidates
+    everything = list(_candidates(tree))
+    known = [(path, value) for path, value in everything if _is_known(path)]
+    candidates = known or everything
     nearest = min((len(path) for path, _ in candidates), default=0)
     candidates = [(path, value) for path, value in candidates if len(path) == nearest]
     if not candidates and (tree == {} or _is_state(tree)):
@@ -90,7 +90,10 @@ def find(tree: Any, key: str | None = None, *, source: str = "") -> Found:
         candidates = [((name,), value) for name, value in _empty(tree)]
     if len(candidates) == 1:
         path, value = candidates[0]
-        return _unwrapped(value, path)
+        found = _unwrapped(value, path)
+        others = [".".join(other) for other, _ in everything if other != path]
+        found.notes.extend([f"other weights lie at {_listed(others)}"] if others else [])
+        return found
     if candidates:
         keys = [".".join(path) for path, _ in candidates]
         raise Mismatch(
@@ -114,7 +117,7 @@ def _is_state(value: Any) -> bool:
 
 
 def _is_tensor(value: Any) -> bool:
-    return isinstance(value, (TensorRecord, Composite)) or hasattr(value, "untyped_storage")
+    return isinstance(value, (TensorRecord, Composite)) or hasattr(value, "storage_offset")
 
 
 def _holds_weights(tree: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -54,11 +54,25 @@ class Limits:
         dims: how many dimensions it can have; those with more are laid out as bytes.
         name: how many bytes its name can have; longer ones are cut. None for any number.
         whole_paths: names are whole paths, also in the steps that all of them share.
+        nul: whether a name goes on behind a zero byte, where readers written in C see its end.
+        suffix: what readers take off a name, so that one with it stands for the one without it.
+        reserved: a name that the format keeps for itself.
+        flat_empty: those without elements are laid out as bytes, unless they have one dimension.
     """
 
     dims: int = MAX_DIMS
     name: int | None = None
     whole_paths: bool = False
+    nul: bool = True
+    suffix: str = ""
+    reserved: str = RESERVED
+    flat_empty: bool = False
+
+
+Implied = Callable[[TensorRecord], dict[str, Any] | None]
+
+# How long a mark behind a name is that the format cannot have: a tilde, and digits of a sum of the name.
+_MARK: Final = 17
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,8 +85,11 @@ class Layout:
 
 
 class _Planner:
-    def __init__(self, tree: Any, dtypes: Collection[str], allow_loss: Collection[str], limits: Limits) -> None:
+    def __init__(
+        self, tree: Any, dtypes: Collection[str], allow_loss: Collection[str], limits: Limits, implied: Implied
+    ) -> None:
         self.tree = tree
+        self.implied = implied
         self.dtypes = dtypes
         self.allow_loss = allow_loss
         self.limits = limits
@@ -155,7 +172,7 @@ class _Planner:
             facts["requires_grad"] = True
         if record.kind != "tensor":
             facts["kind"] = record.kind
-        if record.attributes:
+        if record.attributes and record.attributes != self.implied(record):
             facts["attributes"] = plainjson.encode(record.attributes, _no_tensor, path)
         return facts
 
@@ -187,7 +204,8 @@ class _Planner:
 
     def _array(self, name: str, record: TensorRecord, facts: dict[str, Any]) -> Array:
         named = record.dtype in self.dtypes and (DTYPES[record.dtype].packed == 1 or record.shape)
-        if named and len(record.shape) <= self.limits.dims:
+        flat = self.limits.flat_empty and record.numel == 0 and len(record.shape) > 1
+        if named and not flat and len(record.shape) <= self.limits.dims:
             return Array(name=name, dtype=record.dtype, shape=record.shape, record=record)
         facts |= {"dtype": record.dtype, "shape": list(record.shape)}
         self.layout.written.carried.setdefault("dtype", []).append(name)
@@ -231,17 +249,25 @@ def array_names(paths: list[Path], limits: Limits | None = None) -> list[str]:
     while parents and all(len(p) > shared and p[shared] == parents[0][shared] for p in parents):
         shared += 1
     short = [tuple(_sayable(step) for step in path[shared:]) for path in paths]
-    names = [name for name in name_paths([(RESERVED,), *short]) if name != RESERVED]
-    return names if limits.name is None else [_shortened(name, limits.name) for name in names]
+    names = list(name_paths([(limits.reserved,), *short]))[1:]
+    known = {limits.reserved, *names}
+    return [_fitted(name, limits, known) for name in names]
 
 
-def _shortened(name: str, longest: int) -> str:
-    """A name that is too long, cut, with what tells it apart from others that begin alike."""
+def _fitted(name: str, limits: Limits, known: set[str]) -> str:
+    """A name that readers would cut or mistake for another, marked so that they tell them apart."""
     encoded = name.encode("utf-8")
-    if len(encoded) <= longest:
+    longest = len(encoded) + _MARK if limits.name is None else limits.name
+    mistaken = limits.suffix and name.endswith(limits.suffix) and name.removesuffix(limits.suffix) in known
+    if len(encoded) <= longest and not mistaken and (limits.nul or b"\0" not in encoded):
         return name
-    mark = f"~{hashlib.sha256(encoded).hexdigest()[:16]}"
-    return encoded[: longest - len(mark)].decode("utf-8", "ignore") + mark
+    seen = (encoded if limits.nul else encoded.partition(b"\0")[0])[: longest - _MARK].decode("utf-8", "ignore")
+    made, total = name, encoded
+    while made in known:
+        total = hashlib.sha256(total).digest()
+        made = seen + f"~{total.hex()}"[:_MARK]
+    known.add(made)
+    return made
 
 
 def _sayable(step: Any) -> Any:
@@ -262,8 +288,17 @@ def _plain_tree(arrays: list[Array]) -> Any:
     return {"dict": [[array.name, {"tensor": array.name}] for array in arrays]}
 
 
+def _nothing(record: TensorRecord) -> None:
+    del record
+
+
 def plan(
-    tree: Any, *, dtypes: Collection[str], allow_loss: Collection[str] = (), limits: Limits | None = None
+    tree: Any,
+    *,
+    dtypes: Collection[str],
+    allow_loss: Collection[str] = (),
+    limits: Limits | None = None,
+    implied: Implied = _nothing,
 ) -> Layout:
     """Lay a tree out as named dense arrays.
 
@@ -272,8 +307,9 @@ def plan(
         dtypes: the element types that the format can name.
         allow_loss: what may be dropped: `dtype`, `aliasing`.
         limits: what an array of the format can be.
+        implied: the attributes that a tensor is read with anyway, because of how its array is marked.
 
     Raises:
         Unsupported: the tree holds what neither an array nor the carried text can.
     """
-    return _Planner(tree, dtypes, allow_loss, limits or Limits()).plan()
+    return _Planner(tree, dtypes, allow_loss, limits or Limits(), implied).plan()

@@ -68,6 +68,7 @@ class _Restorer:
         own = "storage" not in facts
         key = "array " + facts.get("of", name) if own else str(facts["storage"])
         storage = self._storage(key, array, facts, own=own)
+        attributes = plainjson.decode(facts["attributes"], self.tensor) if "attributes" in facts else array.attributes
         record = TensorRecord(
             dtype=dtype,
             shape=shape,
@@ -78,7 +79,7 @@ class _Restorer:
             kind=_kind(facts.get("kind", "tensor")),
             conj=bool(facts.get("conj", False)),
             neg=bool(facts.get("neg", False)),
-            attributes=plainjson.decode(facts.get("attributes"), self.tensor),
+            attributes=attributes,
         )
         if record.nbytes != array.data.nbytes:
             raise Corrupt(f"array {name!r} has {array.data.nbytes:,} bytes", expected=f"{record.nbytes:,}")

@@ -33,12 +33,45 @@ class Named:
     written: str
     offset: int
     protocol: int
-    uses: set[str] = field(default_factory=set)
+    uses: frozenset[str] = frozenset()
 
     @property
     def dotted(self) -> bool:
         """Whether the name leads through attributes of what the module holds."""
         return self.protocol >= _DOTTED and "." in self.name.qualname
+
+
+# There are few ways to be used: a set of them is kept once.
+_USES: Final[dict[frozenset[str], frozenset[str]]] = {}
+
+
+class Memo:
+    """What a stream stored under numbers; they mostly count up, so that a list holds them."""
+
+    __slots__ = ("counted", "others")
+
+    def __init__(self) -> None:
+        self.counted: list[Any] = []
+        self.others: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.counted) + len(self.others)
+
+    def __contains__(self, index: int) -> bool:
+        return 0 <= index < len(self.counted) or index in self.others
+
+    def store(self, index: int, value: Any) -> None:
+        """Store a value under any number."""
+        if index == len(self.counted):
+            self.counted.append(value)
+        elif 0 <= index < len(self.counted):
+            self.counted[index] = value
+        else:
+            self.others[index] = value
+
+    def load(self, index: int) -> Any:
+        """What was stored there; None where nothing was."""
+        return self.counted[index] if 0 <= index < len(self.counted) else self.others.get(index)
 
 
 class Shadow:
@@ -47,15 +80,17 @@ class Shadow:
     Attributes:
         kind: `list`, `dict`, `tuple`, `set`, `made` (by a call), `stored` (a persistent id) or `value`.
         by: what would make it, for what is made.
+        named: the name that all of it began with: what is made by what is made… by a call of this name.
         below: the steps and values below it that lead to a name.
         size: how many items were appended to it.
     """
 
-    __slots__ = ("below", "by", "kind", "size")
+    __slots__ = ("below", "by", "kind", "named", "size")
 
     def __init__(self, kind: str, by: Any = None) -> None:
         self.kind = kind
         self.by = by
+        self.named: Named | None = by.named if isinstance(by, Shadow) else by
         self.below: list[tuple[Any, Any]] | tuple[()] = ()
         self.size = 0
 
@@ -94,10 +129,11 @@ class Trace:
 
 def used(what: Any, how: str) -> None:
     """Say of a name how it is used; of what is made, say it of what made it."""
-    while isinstance(what, Shadow) and what.kind == "made":
-        what = what.by
+    if isinstance(what, Shadow):
+        what = what.named
     if isinstance(what, Named):
-        what.uses.add(how)
+        uses = what.uses | {how}
+        what.uses = _USES.setdefault(uses, uses)
 
 
 def places(root: Any, transparent: frozenset[str]) -> Iterator[tuple[Named, Path]]:
@@ -108,17 +144,26 @@ def places(root: Any, transparent: frozenset[str]) -> Iterator[tuple[Named, Path
         transparent: names of calls whose arguments are no places of their own: those that make a tensor lie
             where the tensor lies.
     """
-    waiting: list[tuple[Any, Path, bool]] = [(root, (), False)]
     seen: set[int] = set()
+    waiting = [iter([(root, (), False)])]
     while waiting:
-        node, path, inside = waiting.pop()
+        found = next(waiting[-1], None)
+        if found is None:
+            waiting.pop()
+            continue
+        node, path, inside = found
         if isinstance(node, Named):
             yield node, path
         elif isinstance(node, Shadow) and id(node) not in seen:
             seen.add(id(node))
-            through = node.kind == "stored" or (isinstance(node.by, Named) and node.by.name in transparent)
-            for step, value in reversed(node.below):
-                hidden = (through and isinstance(step, Attribute)) or (inside and node.kind == "tuple")
-                waiting.append((value, path if hidden or len(path) > MAX_DEPTH else (*path, step), hidden))
-            if node.by is not None:
-                waiting.append((node.by, path, False))
+            waiting.append(_below(node, path, transparent, inside=inside))
+
+
+def _below(node: Shadow, path: Path, transparent: frozenset[str], *, inside: bool) -> Iterator[tuple[Any, Path, bool]]:
+    """What makes a shadow and what lies in it, with the path of each, and whether that is a place of its own."""
+    if node.by is not None:
+        yield node.by, path, False
+    through = node.kind == "stored" or (isinstance(node.by, Named) and node.by.name in transparent)
+    for step, value in node.below:
+        hidden = (through and isinstance(step, Attribute)) or (inside and node.kind == "tuple")
+        yield value, path if hidden or len(path) > MAX_DEPTH else (*path, step), hidden

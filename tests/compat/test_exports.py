@@ -73,7 +73,7 @@ def test_its_weights_are_what_the_target_claims(artefact: compat.Exported) -> No
     found = compat.verify_export(artefact, Small().eval(), batch(3)).weights
     claim = exports.get(artefact.target).capabilities.state
     if claim == "none":
-        assert found is None
+        assert found is None or set(found.counts) <= {"lost", "renamed"}
         return
     assert found is not None
     assert "changed" not in found.counts

@@ -84,3 +84,9 @@ def test_keys_that_are_no_text_stay() -> None:
 def test_a_plain_dict_gets_no_metadata() -> None:
     assert vars(compat.strip_prefix({"module.a": 1})) == {}
     assert vars(compat.add_prefix({"a": 1}, "module.")) == {}
+
+
+def test_what_wrappers_put_inside_goes_wherever_it_stands() -> None:
+    keys = ("_fsdp_wrapped_module.module.a._checkpoint_wrapped_module.w", "_fsdp_wrapped_module.module._orig_mod.b")
+    assert list(compat.strip_prefix(state(*keys))) == ["a.w", "b"]
+    assert list(compat.strip_prefix(state("_forward_module.model.w"))) == ["model.w"]

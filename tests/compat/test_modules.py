@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import pickle
+import re
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -272,3 +276,287 @@ def test_matching_takes_wrappers_before_names_of_its_own() -> None:
     assert match(["a", "x"], ["a", "b"], "auto").prefix == ""
     assert match(["q.a"], ["b"], "auto").prefix == ""
     assert match(["p.a"], ["a"], "p.").rename("p.a") == "a"
+
+
+MUTATIONS = ("missing", "extra", "renamed", "shape", "double", "integer", "scalar")
+
+
+def mutated(state: Any, changes: dict[str, str]) -> Any:
+    """A state with one change to each of some keys."""
+    made = OrderedDict()
+    for key, value in state.items():
+        change = changes.get(key)
+        tensor = isinstance(value, torch.Tensor)
+        if change == "missing":
+            continue
+        if change == "shape" and tensor:
+            value = torch.stack([value, value])  # noqa: PLW2901 - as it is to be kept
+        elif change == "double" and tensor and value.is_floating_point():
+            value = value.double()  # noqa: PLW2901
+        elif change == "integer" and tensor and value.is_floating_point():
+            value = torch.ones(value.shape, dtype=torch.int32)  # noqa: PLW2901
+        elif change == "scalar" and tensor and value.shape == ():
+            value = value.reshape(1)  # noqa: PLW2901
+        made[f"{key}_old" if change == "renamed" else key] = value
+        if change == "extra":
+            made[f"{key}_too"] = torch.ones(1)
+    vars(made).update(vars(state))
+    return made
+
+
+@settings(max_examples=80, deadline=None)
+@given(spec=modules(), data=st.data(), front=st.sampled_from(["", "module.", "module._orig_mod.", "model."]))
+def test_what_fits_is_loaded_and_the_rest_is_named(spec: Any, data: st.DataObject, front: str) -> None:
+    """Against what torch does with the state that torch alone was filtered for."""
+    source, target, oracle = build_module(replace(spec, seed=spec.seed + 1)), build_module(spec), build_module(spec)
+    state = source.state_dict()
+    tensors = [key for key, value in state.items() if isinstance(value, torch.Tensor)]
+    if not tensors:
+        return
+    changes = data.draw(st.dictionaries(st.sampled_from(tensors), st.sampled_from(MUTATIONS), max_size=3))
+    given_state = mutated(state, changes)
+    own = oracle.state_dict()
+    pairs = {key: (own[key], value) for key, value in given_state.items() if isinstance(own.get(key), torch.Tensor)}
+    shapes = {key for key, (mine, value) in pairs.items() if mine.shape != value.shape and changes.get(key) != "scalar"}
+    kinds = {
+        key
+        for key, (mine, value) in pairs.items()
+        if mine.is_floating_point() != value.is_floating_point() and key not in shapes
+    }
+    fitting = OrderedDict((k, v) for k, v in given_state.items() if k not in shapes | kinds)
+    vars(fitting).update(vars(given_state))
+    expected = oracle.load_state_dict(fitting, strict=False)
+    before = raw(target.state_dict())
+    if shapes or kinds:
+        with pytest.raises(Mismatch):
+            compat.load_into(target, compat.add_prefix(given_state, front), strict=False)
+        assert raw(target.state_dict()) == before
+    report = compat.load_into(
+        target, compat.add_prefix(given_state, front), strict=False, skip_mismatched=True, prefix=front
+    )
+    assert raw(target.state_dict()) == raw(oracle.state_dict())
+    assert {key for key, *_ in report.mismatched_keys} == shapes
+    assert {key for key, *_ in report.mismatched_dtypes} == kinds
+    assert set(report.unexpected_keys) == set(expected.unexpected_keys)
+    named = {*report.missing_keys, *report.left_out, *report.tied, *shapes, *kinds}
+    assert named >= set(expected.missing_keys)
+    assert set(report.missing_keys) <= set(expected.missing_keys)
+    assert set(report.loaded_keys) | named == set(own)
+
+
+def test_a_report_is_a_named_tuple_of_two_with_more() -> None:
+    report: Any = compat.load_into(
+        torch.nn.Linear(2, 2), {"weight": torch.ones(3, 2)}, strict=False, skip_mismatched=True
+    )
+    missing, unexpected = report
+    assert issubclass(compat.LoadReport, tuple)
+    assert (missing, unexpected) == (report.missing_keys, report.unexpected_keys) == (["bias"], [])
+    assert report._fields[:2] == ("missing_keys", "unexpected_keys")
+    assert tuple.__len__(report) == 2
+    assert report[2] == report.mismatched_keys == [("weight", (2, 2), (3, 2))]
+    assert report[0] == report[-2] == ["bias"]
+    with pytest.raises(IndexError):
+        report[3]
+    with pytest.raises(AttributeError):
+        _ = report.nothing_of_the_kind
+    again = pickle.loads(pickle.dumps(report))
+    assert again == report
+    assert again.facts == report.facts
+    assert copy.deepcopy(report).mismatched_keys == report.mismatched_keys
+    assert "LoadReport(missing_keys=['bias']" in repr(report)
+    assert not report.complete
+
+
+def test_everything_that_does_not_fit_is_said_at_once() -> None:
+    target = torch.nn.ModuleDict({name: torch.nn.Linear(2, 2) for name in "abc"})
+    state: Any = dict(target.state_dict())
+    state |= {"a.weight": torch.ones(3), "a.bias": torch.ones(2, dtype=torch.int64), "b.weight": [1.0]}
+    state |= {"b.bias": torch.ones(2).to_sparse(), "x": torch.ones(1)}
+    del state["c.bias"]
+    before = raw(target.state_dict())
+    with pytest.raises(compat.StateMismatch) as caught:
+        compat.load_into(target, state)
+    for said in ("a.weight", "a.bias  float32", "b.weight is a list", "sparse_coo", ": x", "c.bias"):
+        assert said in str(caught.value)
+    assert "pass strict=False and skip_mismatched=True" in str(caught.value)
+    assert caught.value.report.missing_keys == ["c.bias"]
+    assert caught.value.to_json()["report"]["unfit"].keys() == {"b.weight", "b.bias"}
+    assert raw(target.state_dict()) == before
+    report = compat.load_into(target, state, strict=False, skip_mismatched=True)
+    assert report.loaded_keys == ["c.weight"]
+
+
+def test_casting_in_numpy_s_words() -> None:
+    wide = torch.nn.Linear(2, 2).double().state_dict()
+    with pytest.raises(Mismatch, match="these keys have mismatched dtype"):
+        compat.load_into(torch.nn.Linear(2, 2), wide, casting="no")
+    whole = {"weight": torch.ones(2, 2, dtype=torch.int64), "bias": torch.ones(2)}
+    target = torch.nn.Linear(2, 2)
+    assert compat.load_into(target, whole, casting="unsafe").cast == {"weight": ("int64", "float32")}
+    assert target.weight.tolist() == [[1.0, 1.0], [1.0, 1.0]]
+    with pytest.raises(ValueError, match="same_kind"):
+        compat.load_into(target, whole, casting="sometimes")
+    report = compat.load_into(target, wide, assign=True)
+    assert target.weight.dtype == torch.float64
+    assert report.notes[-2:] == [
+        f"{k} is now float64, as in the checkpoint, and was float32" for k in ("weight", "bias")
+    ]
+    with pytest.raises(Mismatch, match="cannot require gradients"):
+        compat.load_into(target, whole, assign=True)
+
+
+def tied(seed: int) -> Any:
+    torch.manual_seed(seed)
+    module = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 2), "b": torch.nn.Linear(2, 2)})
+    module["b"].weight = module["a"].weight
+    return module
+
+
+@pytest.mark.parametrize("kept", ["a.weight", "b.weight"])
+@pytest.mark.parametrize("how", ["copy", "assign", "meta"])
+def test_a_tied_key_may_be_missing(kept: str, how: str) -> None:
+    source, target = tied(1), tied(2)
+    if how == "meta":
+        with torch.device("meta"):
+            target = tied(2)
+    state = {k: v for k, v in source.state_dict().items() if not k.endswith("weight") or k == kept}
+    report = compat.load_into(target, state, assign=how == "assign")
+    assert report.complete
+    assert list(report.tied.values()) == [kept]
+    assert target["a"].weight is target["b"].weight
+    assert raw(target.state_dict()) == raw(source.state_dict())
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_tied_keys_with_different_values_are_said(assign: bool) -> None:
+    target = tied(1)
+    state = {**tied(2).state_dict(), "a.weight": torch.zeros(2, 2), "b.weight": torch.ones(2, 2)}
+    report = compat.load_into(target, state, assign=assign)
+    assert any("one tensor in the module and different ones in the checkpoint: b.weight" in n for n in report.notes)
+    assert target["a"].weight is target["b"].weight
+    assert target["a"].weight.sum() == 4
+
+
+def test_partly_on_meta() -> None:
+    source, target = net(1), net(2)
+    target[1] = target[1].to("meta")
+    held = target[0].weight
+    state: Any = source.state_dict()
+    facts = copy.deepcopy(state._metadata)
+    assert compat.load_into(target, state).complete
+    assert target[0].weight is held
+    assert raw(target.state_dict()) == raw(source.state_dict())
+    assert state._metadata == facts
+
+
+def test_what_stays_on_meta_is_said() -> None:
+    class Rotary(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = torch.nn.Linear(2, 2)
+            self.register_buffer("frequencies", torch.ones(2), persistent=False)
+
+    with torch.device("meta"):
+        target = Rotary()
+    report = compat.load_into(target, Rotary().state_dict())
+    assert report.notes == ["still on the meta device, without values: frequencies"]
+
+
+def test_an_optimizer_goes_on_with_what_was_loaded() -> None:
+    target: Any = net(1)
+    optimizer = torch.optim.SGD(target.parameters(), lr=1.0)
+    compat.load_into(target, net(2).state_dict())
+    target(torch.ones(2, 1, 2, 2)).sum().backward()
+    before = raw({"w": target[2].weight})
+    optimizer.step()
+    assert raw({"w": target[2].weight}) != before
+
+
+def test_patterns_may_be_regular_expressions_and_must_fit_something() -> None:
+    target = net(2)
+    report = compat.load_into(target, net(1).state_dict(), include=[re.compile(r"^[02]\.")], exclude=["*.bias"])
+    assert report.loaded_keys == ["0.weight", "2.weight"]
+    with pytest.raises(Mismatch, match=r"no key of the module or of the checkpoint fits 'encoder\.\*'"):
+        compat.load_into(net(), net(1).state_dict(), include=["encoder.*"])
+    assert compat.load_into(net(), net(1).state_dict(), exclude=["x*"]).notes == ["nothing is excluded by 'x*'"]
+    assert "'^y' renames none" in compat.load_into(net(), net(1).state_dict(), rename=[("^y", "z")]).notes[0]
+    with pytest.raises(TypeError, match="as a list"):
+        compat.load_into(net(), net(1).state_dict(), include="0.*")
+    extra = {**net(1).state_dict(), "head.weight": torch.ones(1)}
+    assert compat.load_into(net(), extra, exclude=["head.*"]).complete
+
+
+def test_nothing_loaded_is_said() -> None:
+    report = compat.load_into(torch.nn.Linear(2, 2), {"other": torch.ones(1)}, strict=False)
+    assert "nothing was loaded: the checkpoint's keys are like 'other', and the module's like 'weight', 'bias'" in str(
+        report
+    )
+
+
+def test_wrapped_targets(tmp_path: Path) -> None:
+    from torch.optim.swa_utils import AveragedModel
+
+    class Lightning(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = net(2)
+
+    source = net(1)
+    compat.save({"state_dict": source.state_dict()}, tmp_path / "s.pt")
+    wrapped: list[torch.nn.Module] = [
+        torch.nn.DataParallel(net(2)),
+        torch.compile(net(2), backend="eager"),  # type: ignore[list-item]  # it gives a module of a module
+        Lightning(),
+        torch.nn.DataParallel(Lightning()),
+        AveragedModel(net(2)),
+    ]
+    for target in wrapped:
+        assert compat.load_into(target, tmp_path / "s.pt").complete
+        plain = {k.rpartition("module.")[2].rpartition("model.")[2]: v for k, v in target.state_dict().items()}
+        plain = {k.removeprefix("_orig_mod."): v for k, v in plain.items() if k != "n_averaged"}
+        assert raw(plain) == raw(source.state_dict())
+        assert compat.load_into(net(3), target.state_dict()).complete
+
+
+def test_ddp(tmp_path: Path) -> None:
+    from torch.nn.parallel import DistributedDataParallel
+
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/g", rank=0, world_size=1)
+    try:
+        target = DistributedDataParallel(net(2))
+        assert compat.load_into(target, net(1).state_dict()).prefix == "+module."
+        assert raw(target.module.state_dict()) == raw(net(1).state_dict())
+        assert compat.load_into(net(3), target.state_dict()).prefix == "module."
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_a_script_module_is_filled_and_left_alone_when_refused() -> None:
+    with pytest.warns(DeprecationWarning, match="torch.jit.script"):
+        target = torch.jit.script(net(2))
+    before = raw(target.state_dict())
+    partial = {k: v for k, v in net(1).state_dict().items() if k != "0.bias"}
+    with pytest.raises(Mismatch):
+        compat.load_into(target, partial)
+    assert raw(target.state_dict()) == before
+    assert compat.load_into(target, net(1).state_dict()).complete
+    assert raw(target.state_dict()) == raw(net(1).state_dict())
+
+
+def test_versions_that_stand_under_stale_names_are_missed() -> None:
+    state = net(1).state_dict()
+    del state["1.num_batches_tracked"]
+    state._metadata = OrderedDict((f"module.{k}", v) for k, v in state._metadata.items())  # type: ignore[attr-defined]
+    report = compat.load_into(net(), state)
+    assert "its _metadata says nothing of 1: BatchNorm2d cannot know" in report.notes[0]
+
+
+def test_a_file_is_not_read_before_it_is_known_to_fit(tmp_path: Path) -> None:
+    compat.save({**net(1).state_dict(), "extra": torch.ones(1000)}, tmp_path / "f.pt")
+    content = bytearray((tmp_path / "f.pt").read_bytes())
+    at = content.index(bytes(torch.ones(1000).numpy().data))
+    content[at] ^= 1
+    with pytest.raises(Mismatch, match="unexpected key in source state_dict: extra"):
+        compat.load_into(net(), bytes(content))
+    # Nor are keys that nobody asked for.
+    assert compat.load_into(net(), bytes(content), strict=False).unexpected_keys == ["extra"]

@@ -184,6 +184,29 @@ def test_names_are_listed_although_the_archive_breaks(change: Callable[[bytearra
     assert found.exit_code == 2
 
 
+def test_what_lies_too_deep_is_not_vouched_for() -> None:
+    file = GOOD
+    for _ in range(7):
+        file = zip_of({"archive/data.pkl": GOOD, "archive/inner.pt": file})
+    found = compat.scan(file)
+    assert found.exit_code == 2
+    assert "lies too deep in archives" in str(found.error)
+
+
+def test_records_that_inflate_without_end_are_not_vouched_for() -> None:
+    bomb = zip_of({"archive/data.pkl": GOOD, "archive/big.pkl": bytes(80 << 20)}, zipfile.ZIP_DEFLATED)
+    found = compat.scan(bomb)
+    assert found.exit_code == 2
+    assert "inflate to more than 32 times" in str(found.error)
+
+
+@pytest.mark.parametrize("body", [b")R", b")R}b", b"}", b"(N", b"]", b"N\x94", b"ca\nb\n0"])
+def test_long_streams_take_little(body: bytes) -> None:
+    stream = b"\x80\x04" + name("os.system") + body * 60_000
+    found = compat.scan(stream)
+    assert (found.exit_code, found.executed[0].name) == (2, "os.system")
+
+
 def test_names_are_listed_although_the_stream_breaks() -> None:
     for file in (EVIL[:-1], EVIL[:-1] + b"\xff", zipped(EVIL[2:-1] + b"\xff")):
         found = compat.scan(file)
@@ -273,7 +296,7 @@ def test_the_table_of_what_torch_allows_is_that_of_this_torch() -> None:
     ],
 )
 def test_names_are_judged(module: str, qualname: str, protocol: int, severity: str) -> None:
-    assert judge(Named(GlobalName(module, qualname), "", 0, protocol, {"called"})).severity == severity
+    assert judge(Named(GlobalName(module, qualname), "", 0, protocol, frozenset({"called"}))).severity == severity
 
 
 def test_a_class_that_is_given_a_state_itself_is_dangerous() -> None:

@@ -30,15 +30,21 @@ TORCH_READS_BY_LUCK: Final = ("torch-*/nested.legacy.pt",)
 # The same of the release that wrote a file.
 WRITER_READS_BY_LUCK: Final = ("torch-1.*/sparse.legacy.pt",)
 
-# What the release that wrote a file could not read back from it. Pattern → what it said, or did.
+# What the release that wrote a file could not read back from it. Pattern → the beginning of what it said, or did.
 WRITER_CANNOT_READ: Final[Mapping[str, str]] = {
-    "torch-*/mixed-protocol0.*.pt": "AssertionError",  # persistent ids are text in protocol 0
-    "torch-*/rare_dtypes.legacy.pt": "AttributeError",  # see the format torch-legacy
-    "torch-2.*/storages.legacy.pt": "AttributeError",
-    "torch-2.*/storages.zip.pt": "something else",  # see above
-    "torch-*/attributes.*.pt": "something else",  # lost in writing, up to torch 1.13
-    "torch-*/lazy_bits.*.pt": "something else",
-    "torch-1.13.1/subclass.*.pt": "AttributeError",  # torch 1.13 under Python 3.11
+    "torch-*/mixed-protocol0.*.pt": "AssertionError: ",  # persistent ids are text in protocol 0
+    "torch-*/rare_dtypes.legacy.pt": "AttributeError: ",  # as every release since: see the format torch-legacy
+    "torch-2.*/storages.legacy.pt": "AttributeError: ",  # the same, of an untyped storage
+    "torch-2.*/storages.zip.pt": "something else",  # see TORCH_READS_OTHERWISE
+    "torch-1.*/attributes.*.pt": "something else",  # lost in writing
+    "torch-1.1?.*/lazy_bits.*.pt": "something else",  # lost in writing
+    "torch-1.13.1/subclass.*.pt": "AttributeError: ",  # torch 1.13 under Python 3.11
+}
+
+# Golden files some of whose damage is not seen yet. Pattern → reason.
+DAMAGE_NOT_SEEN_YET: Final[Mapping[str, str]] = {
+    "torch-*/*.pt2": "a record that the directory no longer names is taken for one that was never there",
+    "torch-*/*.npz": "an array whose header cannot be read is taken for one of no plain dtype",
 }
 
 
