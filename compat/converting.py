@@ -127,6 +127,7 @@ def convert(
 def _left_behind(checkpoint: Checkpoint, chosen: Format) -> list[str]:
     """What the source has beside its content, where the target is of another format."""
     held = formats.get(checkpoint.format).left_behind
+    held = held(checkpoint) if callable(held) else held
     if held is None or checkpoint.format == chosen.name:
         return []
     return [f"{held} of the {checkpoint.format} file stays behind: {chosen.name} holds its tensors and values only"]

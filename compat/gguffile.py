@@ -1,11 +1,12 @@
-"""The records of a GGUF file: typed key/values and tensor descriptions, read within bounds and written.
+"""The records of a GGUF file: typed key/values and numbers, read within bounds and written.
 
-Source of the layout: `docs/gguf.md` and `ggml/include/ggml.h` of ggml, versions 2 and 3.
+Source of the layout: `docs/gguf.md` and `src/gguf.cpp` of ggml, versions 2 and 3.
 """
 
 from __future__ import annotations
 
 import struct
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,178 +16,162 @@ from compat.sources import Source
 
 MAGIC: Final = b"GGUF"
 VERSIONS: Final = (2, 3)
-# Names as ggml keeps them: 64 bytes with the closing zero.
-MAX_NAME: Final = 63
-MAX_DIMS: Final = 4
-_MAX_DEPTH: Final = 8
-_STRING: Final = 8
+UINT32: Final = 4
+STRING: Final = 8
+_BOOL: Final = 7
 _ARRAY: Final = 9
+UINT64: Final = 10
+_MAX_DEPTH: Final = 8
+# What is read at once: key/values are many and small.
+_WINDOW: Final = 256 * 1024
+# The fewest bytes that a text takes, and an array.
+_SMALLEST: Final = {STRING: 8, _ARRAY: 12}
 
-# Value type → its format for struct.
+# Value type → its code for struct and for array.
 _SCALARS: Final[Mapping[int, str]] = {
     0: "B",
     1: "b",
     2: "H",
     3: "h",
-    4: "I",
+    UINT32: "I",
     5: "i",
     6: "f",
-    7: "?",
-    10: "Q",
+    _BOOL: "B",
+    UINT64: "Q",
     11: "q",
     12: "d",
 }
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlockType:
-    """How a type of ggml packs elements: `elements` of them into `nbytes` bytes; `dtype` where torch has it."""
-
-    name: str
-    number: int
-    elements: int
-    nbytes: int
-    dtype: str | None = None
-
-
-# name, number, elements per block, bytes per block, dtype. Source: ggml_type and type_traits in ggml.c.
-_ROWS: Final = (
-    ("F32", 0, 1, 4, "float32"),
-    ("F16", 1, 1, 2, "float16"),
-    ("Q4_0", 2, 32, 18, None),
-    ("Q4_1", 3, 32, 20, None),
-    ("Q5_0", 6, 32, 22, None),
-    ("Q5_1", 7, 32, 24, None),
-    ("Q8_0", 8, 32, 34, None),
-    ("Q8_1", 9, 32, 40, None),
-    ("Q2_K", 10, 256, 84, None),
-    ("Q3_K", 11, 256, 110, None),
-    ("Q4_K", 12, 256, 144, None),
-    ("Q5_K", 13, 256, 176, None),
-    ("Q6_K", 14, 256, 210, None),
-    ("Q8_K", 15, 256, 292, None),
-    ("IQ2_XXS", 16, 256, 66, None),
-    ("IQ2_XS", 17, 256, 74, None),
-    ("IQ3_XXS", 18, 256, 98, None),
-    ("IQ1_S", 19, 256, 50, None),
-    ("IQ4_NL", 20, 32, 18, None),
-    ("IQ3_S", 21, 256, 110, None),
-    ("IQ2_S", 22, 256, 82, None),
-    ("IQ4_XS", 23, 256, 136, None),
-    ("I8", 24, 1, 1, "int8"),
-    ("I16", 25, 1, 2, "int16"),
-    ("I32", 26, 1, 4, "int32"),
-    ("I64", 27, 1, 8, "int64"),
-    ("F64", 28, 1, 8, "float64"),
-    ("IQ1_M", 29, 256, 56, None),
-    ("BF16", 30, 1, 2, "bfloat16"),
-    ("TQ1_0", 34, 256, 54, None),
-    ("TQ2_0", 35, 256, 66, None),
-    ("MXFP4", 39, 32, 17, None),
-    ("NVFP4", 40, 64, 36, None),
-    ("Q1_0", 41, 128, 18, None),
-)
-TYPES: Final = {
-    number: BlockType(name=name, number=number, elements=elements, nbytes=nbytes, dtype=dtype)
-    for name, number, elements, nbytes, dtype in _ROWS
-}
-BY_NAME: Final = {found.name: found for found in TYPES.values()}
-BY_DTYPE: Final = {found.dtype: found for found in TYPES.values() if found.dtype}
+# A value's type: `(type,)`; `(9, element type)` for an array; for one of arrays with their types behind it.
+Kind = tuple[Any, ...]
+_KINDS: Final[Mapping[int, Kind]] = {kind: (kind,) for kind in (*_SCALARS, STRING)}
+_ARRAY_KINDS: Final[Mapping[int, Kind]] = {kind: (_ARRAY, kind) for kind in (*_SCALARS, STRING)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Value:
-    """A value of a key, with its type in the file: `(type,)`, or `(9, element type)` for an array."""
+    """A value of a key, with its type in the file."""
 
     value: Any
-    kind: tuple[int, ...]
+    kind: Kind
 
 
 class GGUFReader:
-    """Reads numbers, text and values one after the other, none larger than what is left of the file."""
+    """Reads numbers, text and values one after the other, none larger than what is left of the file.
+
+    Attributes:
+        version: of the format; endian: `<` or `>`, as struct has it.
+        position: where the next thing lies.
+    """
 
     def __init__(self, source: Source) -> None:
         self.source = source
         self.position = len(MAGIC)
         self.endian = "<"
-        version = self.scalar(4)
+        self._window = b""
+        self._begin = 0
+        version = self.scalar(UINT32)
         if version not in VERSIONS and version & 0xFFFF == 0:
             self.endian, self.position = ">", len(MAGIC)
-            version = self.scalar(4)
+            version = self.scalar(UINT32)
         self.version = version
+        self._length = struct.Struct(f"{self.endian}Q")
 
-    def corrupt(self, seen: str) -> Corrupt:
+    def corrupt(self, seen: str, expected: str | None = None) -> Corrupt:
         """An error about this place."""
-        return Corrupt(seen, source=self.source.name, offset=self.position)
+        return Corrupt(seen, source=self.source.name, offset=self.position, expected=expected)
+
+    def _take(self, size: int) -> bytes:
+        """The next bytes."""
+        at = self.position - self._begin
+        if at < 0 or at + size > len(self._window):
+            left = self.source.size - self.position
+            # Where fewer are left than asked for, the source says so.
+            self._window = bytes(self.source.read(self.position, max(size, min(_WINDOW, left))))
+            self._begin, at = self.position, 0
+        self.position += size
+        return self._window[at : at + size]
 
     def scalar(self, kind: int) -> Any:
         """The next number of a type."""
         form = _SCALARS.get(kind)
         if form is None:
             raise self.corrupt(f"a value has the unknown type {kind}")
-        size = struct.calcsize(form)
-        raw = self.source.read(self.position, size)
-        self.position += size
-        return struct.unpack(self.endian + form, raw)[0]
+        found = struct.unpack(self.endian + form, self._take(struct.calcsize(f"={form}")))[0]
+        return self._boolean(found) if kind == _BOOL else found
+
+    def _boolean(self, number: int) -> bool:
+        if number > 1:
+            raise self.corrupt(f"a boolean is {number}", expected="0 or 1")
+        return number == 1
 
     def text(self) -> str:
-        """The next text."""
-        length = self.scalar(10)
-        raw = bytes(self.source.read(self.position, length))
-        self.position += length
-        return raw.decode("utf-8", "surrogateescape")
+        """The next text; bytes that are no UTF-8 survive as surrogates."""
+        (length,) = self._length.unpack(self._take(8))
+        return self._take(length).decode("utf-8", "surrogateescape")
 
     def count(self, smallest: int) -> int:
         """The next count of things that take so many bytes at least, when there is room for them."""
-        count: int = self.scalar(10)
+        count: int = self.scalar(UINT64)
         if count * smallest > self.source.size - self.position:
             raise self.corrupt(f"{count:,} things are said to follow in {self.source.size - self.position:,} bytes")
         return count
 
-    def value(self, depth: int = 0) -> Value:
+    def value(self) -> Value:
         """The next typed value."""
-        return self._of(self.scalar(4), depth)
+        value, kind = self._of(self.scalar(UINT32), 0)
+        return Value(value=value, kind=kind)
 
-    def _of(self, kind: int, depth: int) -> Value:
-        if kind == _STRING:
-            return Value(value=self.text(), kind=(kind,))
+    def _of(self, kind: int, depth: int) -> tuple[Any, Kind]:
+        if kind == STRING:
+            return self.text(), _KINDS[kind]
         if kind != _ARRAY:
-            return Value(value=self.scalar(kind), kind=(kind,))
+            return self.scalar(kind), _KINDS[kind]
         if depth > _MAX_DEPTH:
-            raise self.corrupt("arrays nest too deep")
-        inner = self.scalar(4)
+            raise self.corrupt("arrays nest too deep", expected=f"at most {_MAX_DEPTH} levels")
+        inner = self.scalar(UINT32)
         if inner in _SCALARS:
-            size = struct.calcsize(_SCALARS[inner])
-            count = self.count(size)
-            raw = self.source.read(self.position, count * size)
-            self.position += count * size
-            return Value(value=list(struct.unpack(f"{self.endian}{count}{_SCALARS[inner]}", raw)), kind=(kind, inner))
-        count = self.count(8)
-        items = [self._of(inner, depth + 1) for _ in range(count)]
-        return Value(value=[item.value for item in items], kind=(kind, inner))
+            return self._numbers(inner), _ARRAY_KINDS[inner]
+        if inner not in _SMALLEST:
+            raise self.corrupt(f"the elements of an array have the unknown type {inner}")
+        count = self.count(_SMALLEST[inner])
+        if inner == STRING:
+            return [self.text() for _ in range(count)], _ARRAY_KINDS[inner]
+        arrays = [self._of(_ARRAY, depth + 1) for _ in range(count)]
+        return [value for value, _ in arrays], (_ARRAY, _ARRAY, *(found for _, found in arrays))
+
+    def _numbers(self, kind: int) -> list[Any]:
+        numbers = array(_SCALARS[kind])
+        numbers.frombytes(self._take(self.count(numbers.itemsize) * numbers.itemsize))
+        if struct.pack("=H", 1) != struct.pack(f"{self.endian}H", 1):
+            numbers.byteswap()
+        return [self._boolean(number) for number in numbers] if kind == _BOOL else numbers.tolist()
 
 
-def packed(found: Value) -> bytes:
-    """A typed value as a file has it.
+def packed(value: Any, kind: Kind) -> bytes:
+    """A value of a type as a file has it, behind its type.
 
     Raises:
-        Unsupported: it is an array of arrays, whose element types are not known any more.
+        Unsupported: it is none of that type.
     """
-    kind = found.kind[0]
-    if kind == _ARRAY:
-        inner = found.kind[1]
-        if inner == _ARRAY:
-            raise Unsupported("an array of arrays among the metadata", feature="metadata")
-        body = b"".join(_bare(inner, item) for item in found.value)
-        return struct.pack("<IIQ", kind, inner, len(found.value)) + body
-    return struct.pack("<I", kind) + _bare(kind, found.value)
+    return struct.pack("<I", kind[0]) + _bare(value, kind)
 
 
-def _bare(kind: int, value: Any) -> bytes:
+def _bare(value: Any, kind: Kind) -> bytes:
     try:
-        return packed_text(value) if kind == _STRING else struct.pack(f"<{_SCALARS[kind]}", value)
-    except (struct.error, KeyError, TypeError) as error:
-        raise Unsupported(f"the metadata has {brief(value)} as type {kind}", feature="metadata") from error
+        if kind[0] == STRING:
+            return packed_text(value)
+        if kind[0] != _ARRAY:
+            return struct.pack(f"<{_SCALARS[kind[0]]}", value)
+        inner = kind[1]
+        begin = struct.pack("<IQ", inner, len(value))
+        if inner == STRING:
+            return begin + b"".join(map(packed_text, value))
+        if inner == _ARRAY:
+            return begin + b"".join(_bare(item, found) for item, found in zip(value, kind[2:], strict=True))
+        return begin + struct.pack(f"<{len(value)}{_SCALARS[inner]}", *value)
+    except (struct.error, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise Unsupported(f"the metadata has {brief(value)} as type {brief(kind)}", feature="metadata") from error
 
 
 def packed_text(text: str) -> bytes:

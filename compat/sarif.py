@@ -6,6 +6,7 @@ Source: OASIS, Static Analysis Results Interchange Format (SARIF) Version 2.1.0,
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from typing import Any, Final
@@ -14,6 +15,7 @@ from urllib.parse import quote
 import compat
 from compat.errors import CompatError
 from compat.scanning import Finding, Findings
+from compat.schemes import is_url
 
 SCHEMA: Final = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 VERSION: Final = "2.1.0"
@@ -100,8 +102,10 @@ def _result(source: str, finding: Finding) -> dict[str, Any]:
 
 
 def _uri(source: str) -> str:
-    """A relative reference for a relative path, an absolute URI for an absolute one."""
+    """A relative reference for a relative path, an absolute URI for an absolute one and for a URL."""
+    if is_url(source):
+        return quote(source, safe=":/?&=%#@+,;~")
     path = PurePath(source)
     if path.is_absolute():
         return path.as_uri()
-    return quote(path.as_posix(), safe="/")
+    return quote(os.fsencode(path.as_posix()), safe="/")

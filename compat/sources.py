@@ -62,7 +62,7 @@ class Source:
             Corrupt: the name leads out of the folder, also by a symbolic link, or there is no such file.
             Unsupported: this is no file on disk, so that nothing lies beside it.
         """
-        path = self._inside(name)
+        path = self.inside(name)
         if path not in self._beside:
             if not path.is_file():
                 raise Corrupt(
@@ -73,7 +73,13 @@ class Source:
             self._beside[path] = FileSource(path, str(path))
         return self._beside[path]
 
-    def _inside(self, name: str) -> Path:
+    def inside(self, name: str) -> Path:
+        """Where another file of the same checkpoint lies, whether or not it is there.
+
+        Raises:
+            Corrupt: the name leads out of the folder, also by a symbolic link.
+            Unsupported: this is no file on disk, so that nothing lies beside it.
+        """
         if self.path is None:
             raise Unsupported(
                 f"names the file {brief(name)}, and nothing lies beside bytes in memory",

@@ -104,7 +104,8 @@ class Format:
         write: write a checkpoint as one file; None where the format is only read.
         write_files: the same for a checkpoint of several files: into an empty folder, which the caller verifies,
             syncs and moves to its place.
-        left_behind: what a file of this format has beside a checkpoint's content, which no conversion takes along.
+        left_behind: what a file of this format has beside a checkpoint's content, which no conversion takes along;
+            a function where not every file has it.
         unpickles: whether `torch.load(weights_only=False)` would execute what such a file says.
         capabilities: what it keeps.
     """
@@ -120,7 +121,7 @@ class Format:
     shards: str | None = None
     asked_by: tuple[str, ...] = ()
     unpickles: bool = False
-    left_behind: str | None = None
+    left_behind: str | Callable[[Checkpoint], str | None] | None = None
     capabilities: Capabilities
 
     @property

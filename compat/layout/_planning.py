@@ -86,7 +86,7 @@ class Layout:
 
 class _Planner:
     def __init__(
-        self, tree: Any, dtypes: Collection[str], allow_loss: Collection[str], limits: Limits, implied: Implied
+        self, tree: Any, dtypes: Collection[str], allow_loss: Collection[str], limits: Limits, implied: Implied | None
     ) -> None:
         self.tree = tree
         self.implied = implied
@@ -148,8 +148,8 @@ class _Planner:
             )
 
     def _place(self, name: str, path: Path, record: TensorRecord) -> None:
-        facts = self._facts(record, path)
         first = self.shared[id(record.storage)][_geometry(record)]
+        facts = self._facts(record, path, self.records[first][1])
         if len(self.shared[id(record.storage)]) > 1 or not (
             record.covers_storage and not record.conj and not record.neg
         ):
@@ -166,14 +166,15 @@ class _Planner:
         if facts:
             self.tensors[name] = facts
 
-    def _facts(self, record: TensorRecord, path: Path) -> dict[str, Any]:
+    def _facts(self, record: TensorRecord, path: Path, first: TensorRecord) -> dict[str, Any]:
         facts: dict[str, Any] = {}
         if record.requires_grad:
             facts["requires_grad"] = True
         if record.kind != "tensor":
             facts["kind"] = record.kind
-        if record.attributes and record.attributes != self.implied(record):
-            facts["attributes"] = plainjson.encode(record.attributes, _no_tensor, path)
+        implied = self.implied(first) if self.implied is not None and self._is_plain(first) else None
+        if (record.attributes or None) != implied:
+            facts["attributes"] = plainjson.encode(record.attributes or None, _no_tensor, path)
         return facts
 
     def _geometry_facts(self, record: TensorRecord, path: Path) -> dict[str, Any]:
@@ -203,13 +204,17 @@ class _Planner:
         return facts
 
     def _array(self, name: str, record: TensorRecord, facts: dict[str, Any]) -> Array:
-        named = record.dtype in self.dtypes and (DTYPES[record.dtype].packed == 1 or record.shape)
-        flat = self.limits.flat_empty and record.numel == 0 and len(record.shape) > 1
-        if named and not flat and len(record.shape) <= self.limits.dims:
+        if self._is_plain(record):
             return Array(name=name, dtype=record.dtype, shape=record.shape, record=record)
         facts |= {"dtype": record.dtype, "shape": list(record.shape)}
         self.layout.written.carried.setdefault("dtype", []).append(name)
         return Array(name=name, dtype="uint8", shape=(record.nbytes,), record=record)
+
+    def _is_plain(self, record: TensorRecord) -> bool:
+        """Whether the format can have an array of this dtype and shape."""
+        named = record.dtype in self.dtypes and (DTYPES[record.dtype].packed == 1 or len(record.shape) > 0)
+        flat = self.limits.flat_empty and record.numel == 0 and len(record.shape) > 1
+        return named and not flat and len(record.shape) <= self.limits.dims
 
     def _lose(self, feature: str, path: Path) -> None:
         self.layout.written.lost.setdefault(feature, []).append(path_text(path))
@@ -218,7 +223,8 @@ class _Planner:
         """Say what only compat gives back, and which names are not the paths they had."""
         written = self.layout.written
         for path, leaf in walk(self.tree):
-            if not isinstance(leaf, TensorRecord):
+            # Without a text, whatever is no tensor is said by the arrays themselves.
+            if self.layout.text is not None and not isinstance(leaf, TensorRecord):
                 written.carried.setdefault("metadata" if "._metadata" in map(str, path) else "extras", []).append(
                     path_text(path)
                 )
@@ -288,17 +294,13 @@ def _plain_tree(arrays: list[Array]) -> Any:
     return {"dict": [[array.name, {"tensor": array.name}] for array in arrays]}
 
 
-def _nothing(record: TensorRecord) -> None:
-    del record
-
-
 def plan(
     tree: Any,
     *,
     dtypes: Collection[str],
     allow_loss: Collection[str] = (),
     limits: Limits | None = None,
-    implied: Implied = _nothing,
+    implied: Implied | None = None,
 ) -> Layout:
     """Lay a tree out as named dense arrays.
 
@@ -307,7 +309,7 @@ def plan(
         dtypes: the element types that the format can name.
         allow_loss: what may be dropped: `dtype`, `aliasing`.
         limits: what an array of the format can be.
-        implied: the attributes that a tensor is read with anyway, because of how its array is marked.
+        implied: the attributes that a tensor is read with anyway, because of how its array is marked. None for none.
 
     Raises:
         Unsupported: the tree holds what neither an array nor the carried text can.

@@ -195,6 +195,15 @@ def test_relative_names_stay_relative_in_sarif(files: Path, monkeypatch: pytest.
     assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "ev%20il.pt"
 
 
+def test_a_name_that_is_no_text_has_a_place_in_sarif(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(files)
+    odd = os.fsdecode(b"odd\xff.pt")
+    (files / "evil.pt").rename(files / odd)
+    (result,) = json.loads(call("--sarif", odd).output)["runs"][0]["results"]
+    assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "odd%FF.pt"
+    assert call(odd).exit_code == call("--json", odd).exit_code == 1
+
+
 def test_two_forms_at_once_are_refused(files: Path) -> None:
     result = call("--json", "--sarif", files / "good.pt")
     assert (result.exit_code, "exclude each other" in result.output) == (2, True)

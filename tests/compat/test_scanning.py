@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import json
 import os
 import pickle
 import struct
 import tarfile
+import warnings
 import zipfile
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,16 +21,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import compat
-from compat.allowlist import ALLOWED, order
 from compat.dangers import ERROR, HARMLESS, WARNING, judge
 from compat.errors import Corrupt, Unreadable
 from compat.pickles.shadows import Named
 from compat.records import GlobalName
-from tests.compat.making import name, tensor, text, torch_dumped, zipped
+from tests.compat.making import name, text, torch_dumped, zipped
 from tests.compat.tars import archive, members
 
 MAGIC = 0x1950A86A20F9469CFC6C
-INSTALLED = order(torch.__version__.partition("+")[0].rpartition(".")[0])
 
 
 class Shell:
@@ -254,17 +251,6 @@ def test_a_call_is_found_in_damaged_archives(data: st.DataObject) -> None:
     assert [one.name for one in found.executed] == ["posix.system"] or found.exit_code == 2
 
 
-def test_the_table_of_what_torch_allows_is_that_of_this_torch() -> None:
-    unpickler: Any = torch._weights_only_unpickler
-    real = set(unpickler._get_allowed_globals())
-    ours = {
-        name
-        for name, allowed in ALLOWED.items()
-        if order(allowed.since) <= INSTALLED and (not allowed.until or order(allowed.until) > INSTALLED)
-    }
-    assert ours == real
-
-
 @pytest.mark.parametrize(
     ("module", "qualname", "protocol", "severity"),
     [
@@ -311,89 +297,6 @@ def test_uses_and_places_are_counted() -> None:
     assert (rebuilt.severity, rebuilt.allowed_since, found.exit_code) == (HARMLESS, "1.13", 0)
 
 
-class Setting:
-    """A class of the user's."""
-
-    def __init__(self) -> None:
-        self.rate = 0.1
-
-
-def run(advice: Any) -> Any:
-    """What the line for torch gives."""
-    names: dict[str, Any] = {}
-    for statement in advice.imports:
-        exec(statement, names)
-    exec(advice.torch, names) if advice.torch.startswith("with") else names.update(loaded=eval(advice.torch, names))
-    return names["loaded"]
-
-
-@pytest.mark.parametrize(
-    "state",
-    [
-        {"w": torch.ones(2)},
-        {"w": torch.ones(2), "b": b"bytes", "s": {1}, "c": 1j},
-        {"n": np.float64(3), "a": np.ones(3, "i4"), "d": np.dtype("f2")},
-        torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.BatchNorm1d(1)),
-        {"setting": Setting(), "when": OrderedDict(a=1)},
-    ],
-    ids=["plain", "values", "numpy", "module", "class"],
-)
-@pytest.mark.parametrize("is_zip", [True, False])
-def test_the_line_for_torch_loads_the_file(state: Any, is_zip: bool, tmp_path: Path) -> None:
-    path = tmp_path / "a file.pt"
-    path.write_bytes(torch_dumped(state, zipped=is_zip))
-    found = compat.scan(path)
-    if isinstance(state, torch.nn.Module) and not is_zip:
-        assert found.advice.reason == "weights_only=True takes no modules that bring the source of their classes along"
-        return
-    assert type(run(found.advice)) is type(state)
-    assert order(found.advice.since) <= INSTALLED
-
-
-def test_the_line_for_compat_loads_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "x.pt"
-    for state, call in (
-        ({"w": torch.ones(2)}, "compat.load({})"),
-        ({"w": torch.ones(2), "s": Setting()}, 'compat.load({}, on_unknown="keep")'),
-        (torch.nn.Linear(1, 1), "compat.load_state_dict({})"),
-        ({"model": torch.nn.Linear(1, 1), "epoch": 3}, "compat.load_state_dict({})"),
-        ({"model": torch.nn.Linear(1, 1), "ema": torch.nn.ReLU()}, "compat.load_state_dict({}, key='model')"),
-    ):
-        path.write_bytes(torch_dumped(state))
-        line = compat.scan(path).advice.line
-        assert line == call.format(repr(str(path)))
-        eval(line)
-
-
-@pytest.mark.parametrize(
-    ("file", "reason"),
-    [
-        (torch_dumped({"a": torch.ones(2)}, protocol=4), "weights_only=True knows pickle protocol 2 only"),
-        (
-            torch_dumped({"a": torch.ones(2).to(torch.float8_e5m2)}, zipped=False),
-            "torch writes storages without a type into this format and cannot read them back",
-        ),
-        (zipped(b"}"), "torch refuses archives without a record `version`"),
-        (
-            zipped(tensor(), {"tensors/0": bytes(16), "version": b"1"}),
-            "the zip files of torch 1.4 are read by torch 1.4 only",
-        ),
-        (archive(members({"w": torch.ones(2)})), "torch reads archives of torch 0.1 with weights_only=False only"),
-        (torch_dumped({"a": functools.partial(print)}), "it names what is known to do harm"),
-    ],
-    ids=["protocol", "float8", "version", "1.4", "tar", "harm"],
-)
-def test_it_is_said_why_torch_cannot(file: bytes, reason: str, tmp_path: Path) -> None:
-    path = tmp_path / "x.pt"
-    path.write_bytes(file)
-    advice = compat.scan(path).advice
-    assert advice.torch == ""
-    assert advice.reason.startswith(reason)
-    assert advice.line.startswith("compat.load(")
-    with pytest.raises(Exception, match=r".+"):
-        torch.load(path, weights_only=True)
-
-
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # torch's, about TorchScript
 def test_code_that_is_no_pickle_is_told() -> None:
     class Writes(torch.nn.Module):
@@ -423,6 +326,23 @@ def test_shards_are_scanned(tmp_path: Path) -> None:
     index.write_text(json.dumps({"metadata": {}, "weight_map": {"a": shard.name}}))
     found = compat.scan(index)
     assert [one.name for one in found.executed] == ["posix.system"]
+
+
+def test_folders_of_distributed_checkpoints_are_scanned(tmp_path: Path) -> None:
+    distributed: Any = pytest.importorskip("torch.distributed.checkpoint")
+    writer = distributed.FileSystemWriter(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, about processes that are not there
+        distributed.save({"w": torch.ones(2), "item": [Shell()]}, storage_writer=writer, no_dist=True)
+    found = compat.scan(tmp_path)
+    assert (found.format, found.exit_code) == ("dcp", 1)
+    assert [(one.name, one.stream, one.paths) for one in found.executed] == [
+        ("posix.system", "__0_0.distcp: archive/data.pkl", ("0",))
+    ]
+    (tmp_path / ".metadata").write_bytes(EVIL)
+    found = compat.scan(tmp_path)
+    assert found.exit_code == 2
+    assert ("posix.system", ".metadata") in [(one.name, one.stream) for one in found.executed]
 
 
 def test_what_a_module_state_may_lack_is_told() -> None:

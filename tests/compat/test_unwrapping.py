@@ -28,6 +28,7 @@ OTHER = {"w": torch.zeros(2), "b": torch.ones(1)}
         ({"model": STATE, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": []}}, "model"),
         ({"model": STATE, "opt": {"state": {"w": {"exp_avg": torch.ones(2)}}, "param_groups": []}}, "model"),
         ({"critic": STATE, "rng_state": {"torch": torch.ones(3)}}, "critic"),
+        ({"last": {"accuracy": torch.tensor(0.5), "model": STATE}}, "last.model"),
         ({"state_dict": OrderedDict()}, "state_dict"),
         ({"w": torch.ones(1), "a._extra_state": {"x": torch.ones(1)}}, ""),
     ],
