@@ -1,15 +1,18 @@
 """The description of a folder of `torch.distributed.checkpoint`, read from its pickle as inert records.
 
-Source: `torch/distributed/checkpoint/metadata.py`, `filesystem.py` and `planner_helpers.py` of torch 1.13 to 2.15.
+Source: `torch/distributed/checkpoint/metadata.py`, `filesystem.py` and `planner_helpers.py` of torch 2.0 to 2.15, and
+`torch/distributed/_shard/checkpoint/` of torch 1.13.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from compat.checkpoint import Opaque, TorchValue
+from compat.dcpparts import check_parts
 from compat.errors import Corrupt, Unsupported, brief
 from compat.pickles import read_pickle
 from compat.rebuild import MEANINGS
@@ -17,7 +20,8 @@ from compat.records import MAX_DIMS, MAX_INT64
 from compat.sources import Source
 
 METADATA: Final = ".metadata"
-_MAX_CHUNKS: Final = 1_000_000
+# Of one rank, where the ranks wrote without coordination (torch 2.9 and newer, `use_collectives=False`).
+OF_A_RANK: Final = re.compile(r"__(\d{1,9})\.metadata\Z")
 # TensorProperties pickles itself as (dtype, layout, requires_grad, memory format, pinned).
 _PROPERTIES: Final = ("dtype", "layout", "requires_grad", "memory_format", "pin_memory")
 
@@ -27,6 +31,7 @@ class Chunk:
     """A part of a tensor: where it begins in it, its shape, and where its bytes lie.
 
     Attributes:
+        offsets, sizes: in elements, for each dimension of the tensor.
         path, offset, length: the file in the folder, and the part of it that is a file of torch.save.
     """
 
@@ -39,12 +44,18 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One entry: a tensor of some shape in chunks, or a pickled value (`shape` is None) in one."""
+    """One entry: a tensor of some shape in chunks, or a pickled value (`shape` is None) in one.
+
+    Attributes:
+        chunks: the parts, in the writer's order, each region once.
+        copies: what other ranks wrote for a region, with the part among `chunks` that it must equal.
+    """
 
     shape: tuple[int, ...] | None
     dtype: str | None
     requires_grad: bool
     chunks: tuple[Chunk, ...]
+    copies: tuple[tuple[Chunk, Chunk], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,13 +75,29 @@ class Description:
     facts: dict[str, str]
 
 
-def read_metadata(source: Source) -> Description:
-    """The description in a `.metadata` file.
+def is_description(name: str) -> bool:
+    """Whether a file of that name describes a folder, or one rank's part of it."""
+    return name == METADATA or OF_A_RANK.match(name) is not None
+
+
+def read_description(folder: Source, names: Sequence[str]) -> Description:
+    """The description of a folder that has files of these names: the one of all ranks, or those of each together.
 
     Raises:
-        Corrupt: it is damaged, or describes something else.
-        Unsupported: it needs an extension, such as compression.
+        Corrupt: it is damaged, describes something else, or a tensor is not whole.
+        Unsupported: an item needs an extension, such as compression; or the ranks describe different things.
     """
+    own = sorted((int(found[1]), name) for name in names if (found := OF_A_RANK.match(name)))
+    files = [METADATA] if METADATA in names else [name for _, name in own]
+    described = [_read(folder.beside(name)) for name in files]
+    whole = described[0] if len(described) == 1 else _merged(described, folder)
+    for name, item in whole.items.items():
+        if item.shape is not None:
+            check_parts(name, item.shape, [(c.offsets, c.sizes) for c in item.chunks], folder.beside(files[0]).name)
+    return whole
+
+
+def _read(source: Source) -> Description:
     raw = bytes(source.read(0, source.size))
     tree, _, named = read_pickle(raw, meanings=MEANINGS, persistent=_no_storages, source=source.name)
     facts = _fields(tree, "Metadata", source)
@@ -78,15 +105,43 @@ def read_metadata(source: Source) -> Description:
     if not isinstance(described, dict) or not isinstance(stored, dict):
         raise Corrupt("describes no state", source=source.name, expected="state_dict_metadata and storage_data")
     places = {_index(key, source): _place(value, source) for key, value in stored.items()}
-    items = {str(name): _item(str(name), value, places, source) for name, value in described.items()}
+    items = {_text(name, source): _item(name, value, places, source) for name, value in described.items()}
     planned = facts.get("planner_data")
-    paths = (
-        {str(name): tuple(path) for name, path in planned.items() if isinstance(path, (tuple, list))}
-        if isinstance(planned, dict)
-        else {}
-    )
-    said = {"version": str(facts["version"])} if isinstance(facts.get("version"), str) else {}
+    # Planners other than torch's default one keep there what they like.
+    paths = planned if isinstance(planned, dict) and all(isinstance(path, tuple) for path in planned.values()) else {}
+    said = {"version": facts["version"]} if isinstance(facts.get("version"), str) else {}
     return Description(items=items, paths=paths, globals=tuple(named), facts=said)
+
+
+def _merged(described: Sequence[Description], folder: Source) -> Description:
+    """One description of the state that several ranks wrote, each without knowing of the others."""
+    items: dict[str, Item] = {}
+    paths: dict[str, tuple[Any, ...]] = {}
+    for rank in described:
+        for name, item in rank.items.items():
+            known = items.setdefault(name, item)
+            if known is not item:
+                items[name] = _joined(name, known, item, folder)
+        paths |= {name: path for name, path in rank.paths.items() if name not in paths}
+    named = dict.fromkeys(name for rank in described for name in rank.globals)
+    return Description(items=items, paths=paths, globals=tuple(named), facts=described[0].facts)
+
+
+def _joined(name: str, known: Item, item: Item, folder: Source) -> Item:
+    if (known.shape, known.dtype) != (item.shape, item.dtype):
+        raise Unsupported(
+            f"its ranks hold different things as {brief(name)}: {known.dtype or 'a value'} of {brief(known.shape)} "
+            f"and {item.dtype or 'a value'} of {brief(item.shape)}",
+            feature="ranks",
+            source=folder.name,
+            expected="parts of one state",
+            hint="Each rank wrote a state of its own: put the files of one into a folder, and open that; or save "
+            "with use_collectives=True.",
+        )
+    regions = {(chunk.offsets, chunk.sizes): chunk for chunk in known.chunks}
+    fresh = [chunk for chunk in item.chunks if (chunk.offsets, chunk.sizes) not in regions]
+    copies = [(regions[c.offsets, c.sizes], c) for c in item.chunks if (c.offsets, c.sizes) in regions]
+    return replace(known, chunks=(*known.chunks, *fresh), copies=(*known.copies, *copies))
 
 
 def _no_storages(pid: Any) -> Any:
@@ -117,20 +172,27 @@ def _numbers(value: Any, what: str, source: Source) -> tuple[int, ...]:
     return found
 
 
+def _text(name: Any, source: Source) -> str:
+    if not isinstance(name, str):
+        raise Corrupt(f"an item is named {brief(name)}", source=source.name, expected="a text")
+    return name
+
+
 def _index(node: Any, source: Source) -> tuple[str, tuple[int, ...] | None]:
     facts = _fields(node, "MetadataIndex", source)
     offset = facts.get("offset")
-    return str(facts.get("fqn")), None if offset is None else _numbers(offset, "offsets", source)
+    return _text(facts.get("fqn"), source), None if offset is None else _numbers(offset, "offsets", source)
 
 
 def _place(node: Any, source: Source) -> tuple[str, int, int]:
     facts = _fields(node, "_StorageInfo", source)
     if facts.get("transform_descriptors"):
         raise Unsupported(
-            f"its items are transformed by {brief(facts['transform_descriptors'])}",
+            f"its items were transformed by {brief(facts['transform_descriptors'])}",
             feature="extension",
             source=source.name,
-            hint="torch.distributed.checkpoint reads it with that extension.",
+            expected="items that no extension compressed or changed",
+            hint="Load it with torch.distributed.checkpoint and that extension, and save it again without.",
         )
     path = facts.get("relative_path")
     offset, length = _numbers((facts.get("offset"), facts.get("length")), "places", source)
@@ -141,30 +203,37 @@ def _place(node: Any, source: Source) -> tuple[str, int, int]:
 
 def _item(name: str, node: Any, places: Mapping[Any, tuple[str, int, int]], source: Source) -> Item:
     if _name(node) == "BytesStorageMetadata":
-        place = places.get((name, None))
-        if place is None:
-            raise Corrupt(f"does not say where {brief(name)} lies", source=source.name)
-        path, offset, length = place
-        chunk = Chunk(offsets=(), sizes=(), path=path, offset=offset, length=length)
+        chunk = _chunk(name, None, (), places, source)
         return Item(shape=None, dtype=None, requires_grad=False, chunks=(chunk,))
     facts = _fields(node, "TensorStorageMetadata", source)
-    shape = _numbers(facts.get("size"), f"sizes of {brief(name)}", source)
+    shape = _numbers(facts.get("size"), f"the sizes of {brief(name)}", source)
     listed = facts.get("chunks")
-    if not isinstance(listed, list) or len(listed) > _MAX_CHUNKS:
-        raise Corrupt(f"the chunks of {brief(name)} are {brief(listed)}", source=source.name)
-    chunks = []
+    if not isinstance(listed, list):
+        raise Corrupt(f"the parts of {brief(name)} are {brief(listed)}", source=source.name, expected="a list")
+    # Early releases list the copies of a replicated tensor, all of which are one place.
+    chunks: dict[Any, Chunk] = {}
     for one in listed:
         part = _fields(one, "ChunkStorageMetadata", source)
-        offsets = _numbers(part.get("offsets"), f"offsets of {brief(name)}", source)
-        place = places.get((name, offsets))
-        if place is None:
-            raise Corrupt(f"does not say where the part of {brief(name)} at {list(offsets)} lies", source=source.name)
-        sizes = _numbers(part.get("sizes"), f"sizes of {brief(name)}", source)
-        path, offset, length = place
-        chunks.append(Chunk(offsets=offsets, sizes=sizes, path=path, offset=offset, length=length))
+        offsets = _numbers(part.get("offsets"), f"the offsets of a part of {brief(name)}", source)
+        sizes = _numbers(part.get("sizes"), f"the sizes of a part of {brief(name)}", source)
+        chunks[offsets, sizes] = _chunk(name, offsets, sizes, places, source)
     dtype, requires_grad = _properties(facts.get("properties"))
-    _check_cover(name, shape, chunks, source)
-    return Item(shape=shape, dtype=dtype, requires_grad=requires_grad, chunks=tuple(chunks))
+    return Item(shape=shape, dtype=dtype, requires_grad=requires_grad, chunks=tuple(chunks.values()))
+
+
+def _chunk(
+    name: str,
+    offsets: tuple[int, ...] | None,
+    sizes: tuple[int, ...],
+    places: Mapping[Any, tuple[str, int, int]],
+    source: Source,
+) -> Chunk:
+    place = places.get((name, offsets))
+    if place is None:
+        where = "" if offsets is None else f" the part at {list(offsets)} of"
+        raise Corrupt(f"does not say where{where} {brief(name)} lies", source=source.name)
+    path, offset, length = place
+    return Chunk(offsets=offsets or (), sizes=sizes, path=path, offset=offset, length=length)
 
 
 def _properties(node: Any) -> tuple[str | None, bool]:
@@ -174,44 +243,3 @@ def _properties(node: Any) -> tuple[str | None, bool]:
     facts = facts if isinstance(facts, dict) else {}
     dtype = facts.get("dtype")
     return dtype.name if isinstance(dtype, TorchValue) else None, facts.get("requires_grad") is True
-
-
-def _check_cover(name: str, shape: tuple[int, ...], chunks: list[Chunk], source: Source) -> None:
-    """Refuse chunks that overlap, reach beyond the tensor, or leave a part of it out."""
-    total = 0
-    regions = []
-    for chunk in chunks:
-        if len(chunk.offsets) != len(shape) or len(chunk.sizes) != len(shape):
-            raise Corrupt(f"a part of {brief(name)} has other dimensions than {list(shape)}", source=source.name)
-        ends = [start + size for start, size in zip(chunk.offsets, chunk.sizes, strict=True)]
-        if any(end > size for end, size in zip(ends, shape, strict=True)):
-            raise Corrupt(f"a part of {brief(name)} reaches beyond {list(shape)}", source=source.name)
-        count = _product(chunk.sizes)
-        total += count
-        if count:
-            regions.append((chunk.offsets, tuple(ends)))
-    if total != _product(shape):
-        raise Corrupt(
-            f"the parts of {brief(name)} have {total:,} elements", source=source.name, expected=f"{_product(shape):,}"
-        )
-    if _overlap(sorted(regions)):
-        raise Corrupt(f"two parts of {brief(name)} overlap", source=source.name)
-
-
-def _overlap(regions: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> bool:
-    """Whether two boxes of a sorted list share an element; only those that begin before the other ends can."""
-    for place, (_, ends) in enumerate(regions):
-        for starts, others in regions[place + 1 :]:
-            if ends and starts[0] >= ends[0]:
-                break
-            mine = regions[place][0]
-            if all(a < d and c < b for a, b, c, d in zip(mine, ends, starts, others, strict=True)):
-                return True
-    return False
-
-
-def _product(sizes: tuple[int, ...]) -> int:
-    total = 1
-    for size in sizes:
-        total *= size
-    return total

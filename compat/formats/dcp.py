@@ -8,7 +8,8 @@
   bits types, as bytes.
 - refused: opaque objects, tensors without data; on reading, items that an extension transformed (compression).
 - not read: folders of `HuggingFaceStorageWriter`, which are safetensors files: open those.
-- checked: every part against the tensor (none beyond, none missing, none twice), every file inside the folder.
+- checked: every part against the tensor (none beyond, none missing, none twice), every file inside the folder; where
+  ranks wrote without coordination (`use_collectives=False`), that what several of them hold is the same.
 
 Source of the layout: `torch/distributed/checkpoint/` of torch 1.13 to 2.15; see `compat/dcpmetadata.py`.
 """
@@ -23,14 +24,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from compat.checkpoint import Checkpoint, StorageRecord, TensorRecord, contiguous_stride, path_text, walk
-from compat.data import Buffer, ScatteredData
-from compat.dcpmetadata import METADATA, Chunk, Description, Item, read_metadata
+from compat.data import Buffer
+from compat.dcpmetadata import Chunk, Item, is_description, read_description
+from compat.dcpparts import AssembledData, values_of
+from compat.dcptree import nest
+from compat.dtypes import DTYPES
 from compat.errors import CompatError, Corrupt, MissingDependency, Unsupported, brief
+from compat.fingerprints import digest
 from compat.formats._format import PLAIN_DTYPES, Capabilities, Format, WriteOptions, Written
 from compat.layout import Array, Found, Limits, plan, restore
 from compat.loading import import_torch, materialize
 from compat.sources import FolderSource, Source, WindowSource
-from compat.strided import element_chunks
 from compat.torchfile import checked
 from compat.torchpickle import read_torch_file
 
@@ -39,34 +43,20 @@ _CARRIED: Final = "compat.layout"
 _NAMED: Final = frozenset(name for name in PLAIN_DTYPES if not name.startswith("bits"))
 
 
-@dataclass(frozen=True, slots=True)
-class _Elements:
-    """The elements of a tensor in logical order, as bytes."""
-
-    record: TensorRecord
-
-    @property
-    def nbytes(self) -> int:
-        """Their size."""
-        return self.record.nbytes
-
-    def chunks(self) -> Iterator[Buffer]:
-        """The bytes."""
-        return element_chunks(self.record)
-
-
 def _detect(source: Source) -> bool:
-    return isinstance(source, FolderSource) and METADATA in source.files()
+    return isinstance(source, FolderSource) and any(is_description(name) for name in source.files())
 
 
 def _open(source: Source) -> Checkpoint:
-    described = read_metadata(source.beside(METADATA))
+    names = source.files() if isinstance(source, FolderSource) else ()
+    described = read_description(source, names)
     named: list[str] = list(described.globals)
     values: dict[str, Any] = {}
     for name, item in described.items.items():
         values[name] = _value(source, name, item, named)
+        _check_copies(source, name, item, named)
     text = values.get(_CARRIED)
-    tree = _restored(values, text) if isinstance(text, str) else _nested(values, described)
+    tree = _restored(values, text) if isinstance(text, str) else nest(values, described.paths)
     return checked(
         Checkpoint(
             format=FORMAT.name,
@@ -81,28 +71,61 @@ def _open(source: Source) -> Checkpoint:
 
 
 def _value(source: Source, name: str, item: Item, named: list[str]) -> Any:
-    parts = [(chunk, _part(source, name, chunk, named)) for chunk in item.chunks]
     if item.shape is None:
-        return parts[0][1]
-    records = [(chunk, record) for chunk, record in parts if isinstance(record, TensorRecord)]
-    for chunk, record in records:
-        if record.shape != chunk.sizes or (item.dtype is not None and record.dtype != item.dtype):
-            raise Corrupt(
-                f"a part of {brief(name)} is {record.dtype} of {list(record.shape)}",
-                source=f"{source.name}/{chunk.path}",
-                offset=chunk.offset,
-                expected=f"{item.dtype} of {list(chunk.sizes)}",
+        return _part(source, name, item.chunks[0], named)
+    parts = [(chunk.offsets, _tensor(source, name, item, chunk, named)) for chunk in item.chunks]
+    if len(parts) == 1:
+        return replace(parts[0][1], requires_grad=item.requires_grad)
+    dtype = parts[0][1].dtype if parts else item.dtype
+    if dtype is None:
+        raise Corrupt(f"{brief(name)} has no parts and no dtype", source=source.name, expected="either")
+    data = AssembledData(shape=item.shape, itemsize=DTYPES[dtype].itemsize, parts=parts)
+    return TensorRecord(
+        dtype=dtype,
+        shape=item.shape,
+        stride=contiguous_stride(item.shape),
+        storage_offset=0,
+        storage=StorageRecord(key=name, nbytes=data.nbytes, data=data),
+        requires_grad=item.requires_grad,
+    )
+
+
+def _tensor(source: Source, name: str, item: Item, chunk: Chunk, named: list[str]) -> TensorRecord:
+    """A part of a tensor, which is what the description says of it."""
+    record = _part(source, name, chunk, named)
+    if not isinstance(record, TensorRecord):
+        raise Corrupt(
+            f"a part of {brief(name)} is {brief(record)}",
+            source=f"{source.name}/{chunk.path}",
+            offset=chunk.offset,
+            expected="a tensor",
+        )
+    if record.shape != chunk.sizes or (item.dtype is not None and record.dtype != item.dtype):
+        raise Corrupt(
+            f"a part of {brief(name)} is {record.dtype} of {list(record.shape)}",
+            source=f"{source.name}/{chunk.path}",
+            offset=chunk.offset,
+            expected=f"{item.dtype} of {list(chunk.sizes)}",
+        )
+    return record
+
+
+def _check_copies(source: Source, name: str, item: Item, named: list[str]) -> None:
+    """Refuse a state that ranks wrote without coordination and that is not the same in all of them."""
+    for first, copy in item.copies:
+        if item.shape is None:
+            same = repr(_part(source, name, first, named)) == repr(_part(source, name, copy, named))
+        else:
+            same = digest(_tensor(source, name, item, first, named)) == digest(_tensor(source, name, item, copy, named))
+        if not same:
+            raise Unsupported(
+                f"{brief(name)} has other values in {copy.path} than in {first.path}",
+                feature="ranks",
+                source=source.name,
+                expected="parts of one state",
+                hint="Each rank wrote a state of its own: put the files of one into a folder, and open that; or save "
+                "with use_collectives=True.",
             )
-    if len(records) != len(parts):
-        raise Corrupt(f"a part of {brief(name)} is no tensor", source=source.name)
-    if len(records) == 1:
-        record = records[0][1]
-        return record if record.requires_grad == item.requires_grad else _with_grad(record, item)
-    return _assembled(name, item, records)
-
-
-def _with_grad(record: TensorRecord, item: Item) -> TensorRecord:
-    return replace(record, requires_grad=item.requires_grad)
 
 
 def _part(source: Source, name: str, chunk: Chunk, named: list[str]) -> Any:
@@ -125,70 +148,13 @@ def _part(source: Source, name: str, chunk: Chunk, named: list[str]) -> Any:
     return tree
 
 
-def _assembled(name: str, item: Item, records: list[tuple[Chunk, TensorRecord]]) -> TensorRecord:
-    """One tensor of several parts."""
-    shape = item.shape or ()
-    if not records:
-        if item.dtype is None:
-            raise Corrupt(f"{brief(name)} has no parts and no dtype")
-        return _dense(name, item.dtype, shape, None, item)
-    first = records[0][1]
-    stride = contiguous_stride(shape)
-    parts = [
-        (
-            _Elements(record),
-            record.itemsize,
-            record.shape,
-            stride,
-            sum(start * step for start, step in zip(chunk.offsets, stride, strict=True)),
-        )
-        for chunk, record in records
-    ]
-    nbytes = sum(record.nbytes for _, record in records)
-    return _dense(name, first.dtype, shape, ScatteredData(nbytes=nbytes, parts=parts), item)
-
-
-def _dense(name: str, dtype: str, shape: tuple[int, ...], data: Any, item: Item) -> TensorRecord:
-    nbytes = 0 if data is None else data.nbytes
-    return TensorRecord(
-        dtype=dtype,
-        shape=shape,
-        stride=contiguous_stride(shape),
-        storage_offset=0,
-        storage=StorageRecord(key=name, nbytes=nbytes, data=data),
-        requires_grad=item.requires_grad,
-    )
-
-
-def _nested(values: dict[str, Any], described: Description) -> Any:
-    """The state as it was before torch flattened it: a number in a path is a place in a list, all else a key."""
-    root: dict[str, Any] = {}
-    for name, value in values.items():
-        path = described.paths.get(name) or (name,)
-        node: Any = root
-        for step, following in zip(path, (*path[1:], None), strict=True):
-            leaf = value if following is None else ([] if type(following) is int else {})
-            node = _step(node, step, leaf, name)
-    return root
-
-
-def _step(node: Any, step: Any, leaf: Any, name: str) -> Any:
-    if isinstance(node, list) and type(step) is int and 0 <= step <= len(node):
-        if step == len(node):
-            node.append(leaf)
-        return node[step]
-    if isinstance(node, dict) and isinstance(step, str):
-        return node.setdefault(step, leaf)
-    raise Corrupt(f"the path of {brief(name)} leads through {type(node).__name__} by {brief(step)}")
-
-
 def _restored(values: dict[str, Any], text: str) -> Any:
     arrays = {name: value for name, value in values.items() if name != _CARRIED}
     found: dict[str, Found] = {}
     for name, record in arrays.items():
         if not isinstance(record, TensorRecord):
             raise Corrupt(f"{brief(name)} is no tensor", expected="the items that compat wrote")
-        found[name] = Found(dtype=record.dtype, shape=record.shape, data=_Elements(record))
+        found[name] = Found(dtype=record.dtype, shape=record.shape, data=values_of(record))
     return restore(found, text)
 
 

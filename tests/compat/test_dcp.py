@@ -17,6 +17,7 @@ import torch
 import torch.distributed.checkpoint as torch_dcp
 
 import compat
+from compat.dcptree import nest
 from compat.errors import CompatError, Corrupt, TargetExists, Unsupported
 
 dcp: Any = torch_dcp
@@ -107,6 +108,10 @@ state = {
     "epoch": 4,
 }
 dcp.save({"model": state}, checkpoint_id=folder)
+# Every rank on its own, as with use_collectives=False: of one state, and of two.
+del state["few"], state["epoch"]
+dcp.save({"model": state}, checkpoint_id=folder + "-each", use_collectives=False)
+dcp.save({"model": {"own": torch.full((3,), float(rank))}}, checkpoint_id=folder + "-own", use_collectives=False)
 dist.destroy_process_group()
 """
 
@@ -145,6 +150,51 @@ def test_a_folder_of_two_ranks_is_read_whole(ranks: Path, tmp_path: Path) -> Non
     assert loaded["epoch"] == 4
     compat.convert(ranks, tmp_path / "one.safetensors")
     assert not compat.diff(ranks, tmp_path / "one.safetensors")
+
+
+def test_ranks_that_wrote_on_their_own_are_read_whole(ranks: Path, tmp_path: Path) -> None:
+    base = torch.arange(35, dtype=torch.float64).reshape(5, 7)
+    folder = ranks.with_name("c-each")
+    assert sorted(path.name for path in folder.glob("*.metadata")) == ["__0.metadata", "__1.metadata"]
+    loaded = compat.load(folder)["model"]
+    expected = {"rows": base, "columns": base.to(torch.bfloat16), "copies": base + 1, "plain": base + 2}
+    assert {name: raw(tensor) for name, tensor in loaded.items()} == {name: raw(t) for name, t in expected.items()}
+    (folder / "__1.metadata").rename(tmp_path / "kept")
+    with pytest.raises(Corrupt, match="A rank's part is missing"):
+        compat.open(folder)
+    (tmp_path / "kept").rename(folder / "__1.metadata")
+
+
+def test_ranks_that_hold_different_states_are_refused(ranks: Path, tmp_path: Path) -> None:
+    folder = ranks.with_name("c-own")
+    with pytest.raises(Unsupported, match=r"'model\.own' has other values in __1_0\.distcp .* the files of one"):
+        compat.open(folder)
+    for path in folder.glob("__1*"):
+        shutil.copy(path, tmp_path)
+    assert compat.load(tmp_path)["model"]["own"].tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("paths", "tree"),
+    [
+        ({"x.1": ("x", 1), "x.0": ("x", 0)}, {"x": ["x.0", "x.1"]}),
+        ({"x.2": ("x", 2)}, {"x": [None, None, "x.2"]}),
+        ({"a": ("a",), "b.c": ("b", "c")}, {"a": "a", "b": {"c": "b.c"}}),
+        ({"a": ("a",), "a.b": ("a", "b")}, None),
+        ({"a": ("a",), "b": ("a",)}, None),
+        ({"a": ()}, None),
+        ({"a": (1.5,)}, None),
+        ({"a": ("x", -1)}, None),
+        ({"a": ("x", 10**9)}, None),
+        ({"a": ("x", 0), "b": ("x", "k")}, None),
+    ],
+)
+def test_trees_come_back_from_their_paths(paths: dict[str, tuple[Any, ...]], tree: Any) -> None:
+    if tree is not None:
+        assert nest({name: name for name in paths}, paths) == tree
+        return
+    with pytest.raises(Corrupt):
+        nest({name: name for name in paths}, paths)
 
 
 def damaged(ranks: Path, tmp_path: Path, edit: Callable[[Any], None]) -> Path:
