@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from compat.errors import Corrupt as Corrupt
     from compat.errors import KeyCollision as KeyCollision
     from compat.errors import Mismatch as Mismatch
+    from compat.errors import MissingClass as MissingClass
     from compat.errors import MissingDependency as MissingDependency
     from compat.errors import TargetExists as TargetExists
     from compat.errors import UnknownFormat as UnknownFormat
@@ -87,6 +88,7 @@ _PUBLIC = {
     "Difference": ("compat.diffing", "Difference"),
     "KeyCollision": ("compat.errors", "KeyCollision"),
     "Mismatch": ("compat.errors", "Mismatch"),
+    "MissingClass": ("compat.errors", "MissingClass"),
     "MissingDependency": ("compat.errors", "MissingDependency"),
     "Opaque": ("compat.checkpoint", "Opaque"),
     "StorageRecord": ("compat.checkpoint", "StorageRecord"),

@@ -129,6 +129,30 @@ class UnsafeGlobals(CompatError):  # noqa: N818
         )
 
 
+class MissingClass(CompatError):  # noqa: N818
+    """A file that is unpickled, as was asked for, names a class or function that is not where it was.
+
+    Attributes:
+        name: the full name in the file.
+        near: where else there is one of that name, among what is imported.
+    """
+
+    code = "missing-class"
+
+    def __init__(self, name: str, *, looked: str, reason: str, near: list[str], source: object = None) -> None:
+        self.name = name
+        self.near = near
+        target = near[0] if near else "package.module.Name"
+        found = f"There is {' and '.join(near)}. " if near else "It may have moved. "
+        super().__init__(
+            f"names {name}, looked for {looked}: {reason}",
+            source=source,
+            expected="a class that can be imported under the name it had when the file was saved",
+            hint=f"{found}Say where it is now: renamed={{{name!r}: {target!r}}}; or take the weights without the "
+            "class: compat.load_state_dict.",
+        )
+
+
 class KeyCollision(CompatError):  # noqa: N818
     """Two keys would become one.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import mmap as mmap_module
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
@@ -34,9 +33,10 @@ from compat.placing import restorer
 from compat.records import MAX_INT64, TORCH_VALUES
 from compat.recovery import is_module
 from compat.schemes import is_url
-from compat.sources import FileSource, Source, SourceLike, open_source
+from compat.sources import FileSource, SourceLike, open_source
 from compat.strided import swap
 from compat.suffixes import suffix_note
+from compat.unpickling import load_unsafe
 
 MapLocation = Any
 _INSTALL: Final = "python -m pip install torch (see pytorch.org for the build of your machine)"
@@ -91,6 +91,7 @@ def load(
     weights_only: bool = True,
     mmap: bool | None = None,
     on_unknown: str = "refuse",
+    renamed: Mapping[str, str] | None = None,
 ) -> Any:
     """Load a checkpoint of any format as `torch.load` would, on every torch from 1.13 on.
 
@@ -103,14 +104,19 @@ def load(
         mmap: map the file instead of reading it. Tensors then show the file's pages, copied on write; their
             sums are not checked, since they are not read.
         on_unknown: what to do with objects of classes that are not imported: "refuse", or "keep" them as Opaque.
+        renamed: for `weights_only=False`, where modules and classes that the file names are now:
+            {"old.module": "new.module", "old.module.Net": "new.module.Net"}.
 
     Raises:
+        MissingClass: with `weights_only=False`, the file names what is not there any more.
         UnsafeGlobals: the file holds such objects, and `on_unknown` is "refuse".
         Unsupported: a tensor's device or dtype is not to be had here.
         CompatError: the file cannot be read; see `open`.
     """
     if on_unknown not in ("refuse", "keep"):
         raise ValueError(f'on_unknown is {on_unknown!r}; expected "refuse" or "keep"')
+    if renamed and weights_only:
+        raise ValueError("renamed is for weights_only=False; otherwise no class is looked up")
     # What was read of an open file is kept: torch may have to read it again.
     source = open_source(local(src))
     with open_checkpoint(source) as checkpoint:
@@ -120,22 +126,8 @@ def load(
             # Where there is nothing to execute, the inert reader gives what torch's would, and more of it.
             if weights_only:
                 raise
-    return _load_unsafe(source, map_location, mmap=mmap)
-
-
-def _load_unsafe(source: Source, map_location: MapLocation, *, mmap: bool | None) -> Any:
-    """The one door to real unpickling; it is torch's own."""
     torch = import_torch("weights_only=False")
-    options = {"mmap": True} if mmap else {}
-    target = io.BytesIO(source.read(0, source.size)) if source.path is None else source.path
-    try:
-        return torch.load(target, map_location=map_location, weights_only=False, **options)
-    except Exception as error:  # the file's own code runs here, and may raise anything
-        raise Unsupported(
-            f"torch could not unpickle it: {type(error).__name__}: {error!s:.300}",
-            feature="unpickling",
-            source=source.name,
-        ) from error
+    return load_unsafe(torch, source, map_location, mmap=mmap, renamed=renamed)
 
 
 def import_torch(needed_for: str) -> Any:
