@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from compat.untyped import untyped_storage
+
 FATES: Final = ("exact", "renamed", "transposed", "changed", "lost")
 
 
@@ -92,11 +94,11 @@ def _split(source: Mapping[str, Any], found: Mapping[str, Any]) -> list[tuple[st
 
     tied: dict[int, list[str]] = {}
     for key, tensor in source.items():
-        if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().nbytes():
-            tied.setdefault(tensor.untyped_storage().data_ptr(), []).append(key)
+        if isinstance(tensor, torch.Tensor) and untyped_storage(tensor).nbytes():
+            tied.setdefault(untyped_storage(tensor).data_ptr(), []).append(key)
     apart = []
     for keys in tied.values():
-        kept = [found[key].untyped_storage().data_ptr() for key in keys if isinstance(found.get(key), torch.Tensor)]
+        kept = [untyped_storage(found[key]).data_ptr() for key in keys if isinstance(found.get(key), torch.Tensor)]
         if len(keys) > 1 and len(set(kept)) > 1:
             apart.append(tuple(keys))
     return apart

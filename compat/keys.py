@@ -61,9 +61,23 @@ def strip_prefix(state: Mapping[Any, Value], prefix: str | None = "auto") -> Ord
         KeyCollision: two keys would become one.
     """
     if prefix == "auto":
-        found = detect_prefix(state)
-        return rename(state, lambda key: drop_inside(_without(key, found)))
-    return rename(state, lambda key: _without(key, prefix or ""))
+        found = detect_prefix(state or _as_keys(state))
+        return _without_wrapper(state, rename(state, lambda key: drop_inside(_without(key, found))), found)
+    return _without_wrapper(state, rename(state, lambda key: _without(key, prefix or "")), prefix or "")
+
+
+def _without_wrapper(state: Mapping[Any, Value], made: OrderedDict[Any, Value], prefix: str) -> OrderedDict[Any, Value]:
+    """A stripped state whose root has no version of its own does not get its wrapper's."""
+    before = getattr(state, "_metadata", None)
+    if prefix and isinstance(before, Mapping) and prefix.removesuffix(".") not in before:
+        vars(made)["_metadata"].pop("", None)
+    return made
+
+
+def _as_keys(empty: Mapping[Any, Any]) -> list[str]:
+    """The modules of a state without keys, as `_metadata` has them, each as if it had one."""
+    metadata = getattr(empty, "_metadata", None)
+    return [f"{name}.key" for name in metadata if name] if isinstance(metadata, Mapping) else []
 
 
 def add_prefix(state: Mapping[Any, Value], prefix: str) -> OrderedDict[Any, Value]:

@@ -37,6 +37,7 @@ from compat.sources import FileSource, SourceLike, open_source
 from compat.strided import swap
 from compat.suffixes import suffix_note
 from compat.unpickling import load_unsafe
+from compat.untyped import untyped_storage
 
 MapLocation = Any
 _INSTALL: Final = "python -m pip install torch (see pytorch.org for the build of your machine)"
@@ -344,13 +345,13 @@ class Materializer:
             mapped = self._map(data)
             if mapped is not None:
                 made = torch.frombuffer(mapped, dtype=torch.uint8, offset=data.offset, count=record.nbytes)
-                return made.untyped_storage()
+                return untyped_storage(made)
         buffer = read(data)
         if record.byteorder == "big":
             buffer = swap(buffer, DTYPES[record.dtype or dtype].component)
         if not isinstance(buffer, bytearray):
             buffer = bytearray(buffer)
-        return torch.frombuffer(buffer, dtype=torch.uint8).untyped_storage()
+        return untyped_storage(torch.frombuffer(buffer, dtype=torch.uint8))
 
     def _map(self, data: FileData) -> mmap_module.mmap | None:
         if not isinstance(data.source, FileSource):

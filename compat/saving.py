@@ -37,6 +37,7 @@ from compat.errors import CompatError, Unsupported
 from compat.formats import Format, WriteOptions, Written
 from compat.loading import import_torch
 from compat.records import TORCH_VALUES, UNTYPED_DTYPE
+from compat.untyped import untyped_storage
 
 
 def save(obj: Any, dst: Any, *, format: str | None = None, overwrite: bool = False) -> Written:  # noqa: A002
@@ -260,7 +261,7 @@ class _Capturer:
             shape=tuple(tensor.shape),
             stride=tuple(tensor.stride()),
             storage_offset=tensor.storage_offset(),
-            storage=self._storage(tensor.untyped_storage()),
+            storage=self._storage(untyped_storage(tensor)),
             requires_grad=tensor.requires_grad,
             kind="parameter" if isinstance(tensor, torch.nn.Parameter) else "tensor",
             conj=tensor.is_conj(),

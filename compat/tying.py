@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from compat.untyped import untyped_storage
+
 
 @dataclass(frozen=True, slots=True)
 class Tie:
@@ -56,8 +58,7 @@ def groups(state: Mapping[str, Any]) -> list[list[str]]:
 
 def _view(value: Any) -> Any:
     try:
-        # Before torch 2.0 every storage has a type, and holds the one without.
-        storage = value.untyped_storage() if hasattr(value, "untyped_storage") else value.storage()._storage  # noqa: SLF001
+        storage = untyped_storage(value)
         return storage._cdata, value.storage_offset(), tuple(value.shape), value.stride()  # noqa: SLF001 - its identity
     except (AttributeError, NotImplementedError, RuntimeError, ValueError):
         # No tensor, or one without a storage of its own: sparse, not yet initialised.

@@ -15,7 +15,7 @@ def claims() -> Callable[[str], Expectation | None]:
     def claimed(cell_id: str) -> Expectation | None:
         check, _, rest = cell_id.partition(":")
         names, content = rest.split(":")[0], cell_id.rsplit(":", maxsplit=1)[-1]
-        if check not in ("convert", "resume", "roundtrip"):
+        if check not in ("convert", "device", "recipe", "resume", "roundtrip"):
             return None
         if check == "roundtrip" and not rest.split(":")[1].startswith("compat>"):
             return None

@@ -45,6 +45,13 @@ class Example:
     inputs: tuple[torch.Tensor, ...] = ()
     forward: Callable[[torch.nn.Module], list[torch.Tensor]] | None = None
 
+    def held(self) -> CheckpointSpec:
+        """All tensors of the module, also those that are not in its state."""
+        if self.fresh is None:
+            return self.spec
+        module = self.fresh()
+        return describe([*module.parameters(), *module.buffers()])
+
 
 # For checks that make their own files.
 NOTHING = Example(content="", seed=0, spec=CheckpointSpec(storages=(), tree=DictNode(items=())))

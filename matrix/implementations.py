@@ -6,7 +6,7 @@ no; anything else is a crash.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import torch
 
+from matrix.devices import MOVES
 from matrix.trainings import Training
 
 
@@ -35,11 +36,18 @@ class ReadMode:
 
     Attributes:
         map_location: the axis value's id; `MAP_LOCATIONS` says what is passed for it.
+        moved: the id on the axis `moved` instead; `MOVES` says what is passed for it.
     """
 
     weights_only: bool = True
     mmap: bool = False
     map_location: str = "none"
+    moved: str | None = None
+
+    @property
+    def passed(self) -> Any:
+        """What is passed as map_location."""
+        return MAP_LOCATIONS[self.map_location] if self.moved is None else MOVES[self.moved][0]
 
 
 # What is passed as map_location for each value of the axis.
@@ -71,6 +79,24 @@ class Transferred:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeCalls:
+    """The calls of an implementation that stand for recipes.
+
+    Attributes:
+        weights: the state_dict that a file holds, or holds at a key; classes are not needed.
+        load_into: loads the weights of a file, or those at a key, into a module.
+        save_models: writes several models; load_models: loads several, by their names.
+        snapshot: a state that does not follow what it was taken of.
+    """
+
+    weights: Callable[[Path, str | None], Any]
+    load_into: Callable[[torch.nn.Module, Path, str | None], Any]
+    save_models: Callable[[Mapping[str, torch.nn.Module], Path, WriteMode], Any]
+    load_models: Callable[[Mapping[str, torch.nn.Module], Path], Any]
+    snapshot: Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Implementation:
     """One writer and reader.
 
@@ -80,6 +106,7 @@ class Implementation:
         convert: writes one of its files again in another format, where it can.
         save_run: writes a training run; load_run: continues one from a file, where it can.
         load_into: loads a file into a module by a value of the axis `strictness`, where it can.
+        recipes: its calls for whole recipes, where it has them.
     """
 
     name: str
@@ -90,6 +117,7 @@ class Implementation:
     save_run: Callable[[Training, Path, WriteMode], None] | None = None
     load_run: Callable[[Training, Path], None] | None = None
     load_into: Callable[[torch.nn.Module, Path, str], Transferred] | None = None
+    recipes: RecipeCalls | None = None
 
 
 def _torch_write(state: Any, path: Path, mode: WriteMode) -> None:
@@ -103,7 +131,7 @@ def _torch_write(state: Any, path: Path, mode: WriteMode) -> None:
 
 def _torch_read(path: Path, mode: ReadMode) -> Any:
     options: dict[str, Any] = {"mmap": True} if mode.mmap else {}
-    return torch.load(path, map_location=MAP_LOCATIONS[mode.map_location], weights_only=mode.weights_only, **options)
+    return torch.load(path, map_location=mode.passed, weights_only=mode.weights_only, **options)
 
 
 def _compat_write(state: Any, path: Path, mode: WriteMode) -> None:
@@ -117,7 +145,7 @@ def _compat_read(path: Path, mode: ReadMode) -> Any:
 
     return compat.load(
         path,
-        MAP_LOCATIONS[mode.map_location],
+        mode.passed,
         weights_only=mode.weights_only,
         mmap=mode.mmap,
     )
@@ -161,6 +189,18 @@ def _compat_load_into(module: torch.nn.Module, path: Path, strictness: str) -> T
     )
 
 
+def _compat_recipes() -> RecipeCalls:
+    import compat
+
+    return RecipeCalls(
+        weights=lambda path, key: compat.load_state_dict(path, key=key),
+        load_into=lambda module, path, key: compat.load_into(module, path, key=key),
+        save_models=lambda models, path, mode: compat.save_training(path, models=models, format=mode.format, rng=False),
+        load_models=lambda models, path: compat.load_training(path, models=models),
+        snapshot=compat.snapshot,
+    )
+
+
 def _compat_refuses(error: BaseException) -> bool:
     from compat.errors import CompatError
 
@@ -198,6 +238,7 @@ IMPLEMENTATIONS: Final[MappingProxyType[str, Implementation]] = MappingProxyType
             save_run=_compat_save_run,
             load_run=_compat_load_run,
             load_into=_compat_load_into,
+            recipes=_compat_recipes(),
         ),
         "safetensors": Implementation(
             name="safetensors", write=_safetensors_write, read=_safetensors_read, refuses=_any_exception

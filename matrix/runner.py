@@ -30,6 +30,7 @@ from matrix.implementations import IMPLEMENTATIONS, Implementation
 from matrix.limits import scratch, time_limit
 from matrix.outcomes import Expectation, Outcome, Verdict, judge, judge_all
 from matrix.projections import bare_state
+from matrix.recipes import RECIPES
 from matrix.report import CellLine, ReportWriter
 from matrix.shrinking import smallest
 from matrix.trainings import OPTIMIZERS, SCHEDULERS
@@ -110,6 +111,9 @@ def make_axes(given: str | None = None) -> Axes:
         "optimizer": [Value(id=name, summary="") for name in OPTIMIZERS],
         "scheduler": [Value(id=name, summary="") for name in SCHEDULERS],
         "mutation": [Value(id=name, summary="") for name in MUTATIONS],
+        "recipe": [
+            Value(id=name, summary=found.summary, facts={"by_torch": found.by_torch}) for name, found in RECIPES.items()
+        ],
     }
     for name, values in given_to.items():
         axes = axes.with_values(name, values)
@@ -202,6 +206,16 @@ def content_of(cell: Cell) -> str:
     return dict(cell.values).get("content", "")
 
 
+def judged_as(cells: Iterable[Cell]) -> list[str]:
+    """The ids that expectations are asked for: those of all cells, and of what modules hold in those of recipes."""
+    ids = {cell.id: None for cell in cells}
+    held = sorted(content for content in examples.contents() if content.startswith("dtype-"))
+    for cell in cells:
+        if cell.check == "recipe":
+            ids |= {f"{cell.id.removesuffix(content_of(cell))}{feature}": None for feature in held}
+    return list(ids)
+
+
 class Run:
     """One run over the matrix."""
 
@@ -211,7 +225,7 @@ class Run:
         self.axes = make_axes(settings.given.content if settings.given else None)
         self.plan: Plan = plan(self.axes)
         self.cells = select(self.plan.cells, settings.patterns)
-        ids = None if settings.given else [cell.id for cell in self.plan.cells]
+        ids = None if settings.given else judged_as(self.plan.cells)
         self.expected = expectations(strict_cells=ids)
         self.expecting: dict[tuple[str, ...], Expectation] = {}
         table = list(formats.all_formats())
@@ -291,6 +305,8 @@ class Run:
         spec = example.spec
         if dict(cell.values).get("prefix", "plain") != "plain":
             spec = bare_state(spec) or spec
+        if dict(cell.values).get("recipe") == "whole":
+            spec = example.held()
         if content in GIVEN:
             shared = ("plain", GENERAL_MODULE, *features(spec))
         elif content.startswith(examples.MODULE_PREFIX):

@@ -159,6 +159,24 @@ def start(
         )
 
 
+def start_on(device: str, module: torch.nn.Module, inputs: Sequence[torch.Tensor], *, optimizer: str) -> Training:
+    """A run on a device: the module goes there first, then the optimizer is made, as tutorials say."""
+    made = start(module, inputs, optimizer=optimizer)
+    # Which module and inputs are trained hangs on the optimizer.
+    moved, there = made.module.to(device), [tensor.to(device) for tensor in made.inputs]
+    return start(moved, there, optimizer=optimizer)
+
+
+def astray(run: Training) -> list[str]:
+    """The state of the optimizer that is not on the device of its parameter; single numbers may be on the CPU."""
+    return [
+        name
+        for parameter, state in run.optimizer.state.items()
+        for name, value in state.items()
+        if isinstance(value, torch.Tensor) and value.numel() > 1 and value.device != parameter.device
+    ]
+
+
 def _is_sparse(module: torch.nn.Module) -> bool:
     return any(getattr(part, "sparse", False) for part in module.modules())
 

@@ -42,6 +42,8 @@ class Miniature:
 
 
 COMPAT = IMPLEMENTATIONS["compat"]
+assert COMPAT.recipes is not None
+CALLS = COMPAT.recipes
 
 
 def reading(change: Callable[[Any], Any]) -> Implementation:
@@ -172,6 +174,18 @@ def loads_what_fits(module: torch.nn.Module, path: Path, strictness: str) -> Tra
     return Transferred(missing=report.missing_keys, unexpected=report.unexpected_keys, mismatched=[], warned=True)
 
 
+def gives_the_first_model(path: Path, key: str | None) -> Any:
+    """A loader that takes the first state_dict of a file, whatever it was asked for."""
+    state = compat.load(path, on_unknown="keep")
+    first = next(iter(value for value in state.values() if isinstance(value, dict)), state)
+    return compat.load_state_dict(path, key=key) if first is state else compat.strip_prefix(first)
+
+
+def stays_where_it_was(path: Path, mode: ReadMode) -> Any:
+    """A loader that knows no device but the CPU, and says nothing."""
+    return compat.load(path, map_location="cpu") if mode.moved else COMPAT.read(path, mode)
+
+
 def executes_pickles(path: Path, mode: ReadMode) -> Any:
     """A loader that unpickles first and refuses afterwards."""
     with zipfile.ZipFile(path) if zipfile.is_zipfile(path) else io.BytesIO() as archive:
@@ -287,6 +301,18 @@ MINIATURES: Mapping[str, Miniature] = {
         implementation=replace(COMPAT, load_into=loads_what_fits),
         cells="transfer:torch-zip:missing:module-mixed",
         facet="not-refused",
+    ),
+    "gives_the_first_model": Miniature(
+        defect="gives the first of several models",
+        implementation=replace(COMPAT, recipes=replace(CALLS, weights=gives_the_first_model)),
+        cells="recipe:torch-zip:several-one:module-mixed",
+        facet="",
+    ),
+    "stays_where_it_was": Miniature(
+        defect="loads to the CPU, wherever it was asked to",
+        implementation=replace(COMPAT, read=stays_where_it_was),
+        cells="device:torch-zip:cuda0>compat:module-mixed",
+        facet="device",
     ),
     "hangs": Miniature(
         defect="never comes back",

@@ -210,7 +210,7 @@ def test_a_new_prefix_is_one_table() -> None:
     text = (ROOT / "matrix" / "data" / "axes.toml").read_text(encoding="utf-8")
     more = load_axes(text + '\n[axes.prefix.values."wrapped."]\nsummary = "a new wrapper"\n')
     known = make_axes()
-    for name in ("format", "via", "content", "optimizer", "scheduler", "mutation"):
+    for name in ("format", "via", "content", "optimizer", "scheduler", "mutation", "recipe"):
         more = more.with_values(name, known[name].values.values())
     ids = {cell.id for cell in plan(more).cells}
     assert {cell.id for cell in plan(known).cells} < ids

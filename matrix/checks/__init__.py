@@ -9,14 +9,24 @@ from typing import Final
 from matrix.cells import Cell
 from matrix.checks._bench import Bench
 from matrix.checks.convert import convert
+from matrix.checks.device import device
 from matrix.checks.inert import inert
+from matrix.checks.recipe import recipe
 from matrix.checks.resume import resume
 from matrix.checks.roundtrip import roundtrip
 from matrix.checks.transfer import transfer
 from matrix.outcomes import Outcome
 
 CHECKS: Final[Mapping[str, Callable[[Cell, Bench], Outcome]]] = MappingProxyType(
-    {"convert": convert, "inert": inert, "resume": resume, "roundtrip": roundtrip, "transfer": transfer}
+    {
+        "convert": convert,
+        "device": device,
+        "inert": inert,
+        "recipe": recipe,
+        "resume": resume,
+        "roundtrip": roundtrip,
+        "transfer": transfer,
+    }
 )
 
 __all__ = ["CHECKS", "Bench"]

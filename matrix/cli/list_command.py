@@ -23,13 +23,13 @@ from matrix.cli._guard import guarded
 def command(*, patterns: tuple[str, ...], pruned: bool, as_json: bool) -> int:
     """Show every cell and what is expected of it with the installed releases."""
     from matrix.cells import plan, select
-    from matrix.runner import expectations, make_axes
+    from matrix.runner import expectations, judged_as, make_axes
 
     planned = plan(make_axes())
     if pruned:
         _print_pruned(planned.pruned, as_json=as_json)
         return 0
-    expected = expectations(strict_cells=[cell.id for cell in planned.cells])
+    expected = expectations(strict_cells=judged_as(planned.cells))
     rows = [(cell, expected.for_cell(cell.id)) for cell in select(planned.cells, patterns)]
     if as_json:
         cells = [

@@ -18,6 +18,11 @@ FORMATS = ("torch-zip", "torch-legacy", "safetensors")
 REAL = Path(__file__).parents[3] / "shared" / "real"
 
 
+def storage_of(tensor: torch.Tensor) -> Any:
+    """The untyped storage of a tensor, which torch hands out by another way before 2.0."""
+    return tensor.untyped_storage() if hasattr(tensor, "untyped_storage") else vars(tensor.storage())["_storage"]  # type: ignore[no-untyped-call]
+
+
 def text(value: str) -> bytes:
     """The opcode that pushes a text."""
     encoded = value.encode("utf-8", "surrogatepass")
@@ -105,5 +110,5 @@ def torch_dumped(state: Any, *, zipped: bool = True, protocol: int = 2) -> bytes
 def raw(tensor: torch.Tensor) -> bytes:
     """A tensor's values as bytes, whatever its dtype."""
     plain = tensor.detach().resolve_conj().resolve_neg().contiguous().clone()
-    content: list[int] = plain.untyped_storage().tolist()  # type: ignore[no-untyped-call]  # torch's
+    content: list[int] = storage_of(plain).tolist()
     return bytes(content[: plain.numel() * plain.itemsize])

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tests.compat.making import raw
+from tests.compat.making import raw, storage_of
 
 KIND = {torch.float32: "Float", torch.float64: "Double", torch.int64: "Long", torch.uint8: "Byte", torch.int32: "Int"}
 
@@ -58,7 +58,7 @@ def members(state: Any, *, protocol: int = 2, early: bool = False) -> dict[str, 
 
     described, storages = [dumped(len(tensors))], {}
     for key, tensor in tensors.items():
-        storage = tensor.untyped_storage()
+        storage = storage_of(tensor)
         storages[storage._cdata] = tensor
         kind = KIND[tensor.dtype]
         described.append(dumped((key, storage._cdata, getattr(torch, f"{kind}Tensor"))))
@@ -67,7 +67,7 @@ def members(state: Any, *, protocol: int = 2, early: bool = False) -> dict[str, 
         described.append(struct.pack(f"<{len(numbers)}q", *numbers))
     stored = [dumped(len(storages))]
     for key, tensor in storages.items():
-        whole = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage())
+        whole = torch.empty(0, dtype=tensor.dtype).set_(storage_of(tensor))
         stored.append(dumped((key, "cpu", getattr(torch, f"{KIND[tensor.dtype]}Storage"))))
         stored.append(struct.pack("<q", whole.numel()) + raw(whole))
     stored.append(dumped([]))

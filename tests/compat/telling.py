@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests.compat.making import raw
+from tests.compat.making import raw, storage_of
 
 
 def told(value: Any, seen: dict[int, int] | None = None) -> Any:
@@ -82,7 +82,7 @@ def _tensor(value: torch.Tensor, seen: dict[int, int]) -> Any:
     }
     if value.is_meta:
         return facts
-    facts |= {"storage": _share(value.untyped_storage(), seen), "all": all_bytes(value.untyped_storage())}
+    facts |= {"storage": _share(storage_of(value), seen), "all": all_bytes(storage_of(value))}
     if value.is_quantized:
         scheme = value.qscheme()
         facts["scheme"] = str(scheme)

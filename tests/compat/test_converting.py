@@ -13,7 +13,7 @@ import torch
 import compat
 from compat import formats
 from compat.errors import Corrupt, TargetExists, Unreadable, Unsupported
-from tests.compat.making import FORMATS, dumped, name, torch_dumped, zipped
+from tests.compat.making import FORMATS, dumped, name, storage_of, torch_dumped, zipped
 
 STATE = OrderedDict(a=torch.arange(200_000.0), b=torch.ones(3, 1).t(), n={"epoch": 3})
 
@@ -91,7 +91,7 @@ def test_losses_are_asked_for_and_said(tmp_path: Path) -> None:
     assert done.carried["dtype"] == ["c"]
     loaded = compat.load(target)
     assert torch.equal(loaded["c"], torch.ones(2, dtype=torch.complex128))
-    assert loaded["a"].untyped_storage().nbytes() == 16
+    assert storage_of(loaded["a"]).nbytes() == 16
     with pytest.raises(Unsupported, match="there is no loss named 'everything' to allow"):
         compat.convert(source, tmp_path / "y", to="safetensors", allow_loss=["everything"])
 

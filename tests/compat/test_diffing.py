@@ -13,7 +13,7 @@ import torch
 import compat
 from compat.diffing import first_difference
 from compat.errors import Unsupported
-from tests.compat.making import dumped, name, tensor, torch_dumped, zipped
+from tests.compat.making import dumped, name, storage_of, tensor, torch_dumped, zipped
 
 NAN = struct.unpack(">d", bytes.fromhex("7ff8000000000000"))[0]
 OTHER_NAN = struct.unpack(">d", bytes.fromhex("7ff8000000000001"))[0]
@@ -38,7 +38,7 @@ SAME: list[Any] = [
     {1: "a", "1": "b", 0.5: "d"},
     [1, 1.0, True, None, "", b"", (), [], {}, set()],
     {"c": complex(NAN, -0.0)},
-    torch.ones(3).untyped_storage(),
+    storage_of(torch.ones(3)),
     torch.empty(2, device="meta"),
     {"e": torch.zeros(1).expand(10**6, 10**6)},
     {"e": torch.zeros(2, 1).expand(2, 10**9)},
@@ -95,8 +95,8 @@ def spoiled(tensor: torch.Tensor, **attributes: Any) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("left", "right", "facet"),
     [
-        (torch.ones(2).untyped_storage(), torch.zeros(2).untyped_storage(), "bytes"),
-        (torch.ones(2).untyped_storage(), torch.ones(3).untyped_storage(), "shape"),
+        (storage_of(torch.ones(2)), storage_of(torch.zeros(2)), "bytes"),
+        (storage_of(torch.ones(2)), storage_of(torch.ones(3)), "shape"),
         (torch.ones(2), torch.ones(2).requires_grad_(), "requires_grad"),
         (torch.ones(2), torch.empty(2, device="meta"), "device"),
         (torch.ones(2, dtype=torch.complex64), torch.ones(2, dtype=torch.complex64).conj(), "conj"),

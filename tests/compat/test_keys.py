@@ -90,3 +90,17 @@ def test_what_wrappers_put_inside_goes_wherever_it_stands() -> None:
     keys = ("_fsdp_wrapped_module.module.a._checkpoint_wrapped_module.w", "_fsdp_wrapped_module.module._orig_mod.b")
     assert list(compat.strip_prefix(state(*keys))) == ["a.w", "b"]
     assert list(compat.strip_prefix(state("_forward_module.model.w"))) == ["model.w"]
+
+
+def test_a_state_without_keys_has_its_wrapper_in_metadata_alone() -> None:
+    module = torch.nn.Sequential(torch.nn.GroupNorm(2, 4, affine=False))
+    stripped = compat.strip_prefix(torch.nn.DataParallel(module).state_dict())
+    assert stripped._metadata == module.state_dict()._metadata  # type: ignore[attr-defined]
+    assert compat.strip_prefix({}) == {}
+
+
+def test_a_root_without_a_version_does_not_get_its_wrappers() -> None:
+    state: OrderedDict[str, int] = OrderedDict({"module.0.weight": 1})
+    vars(state)["_metadata"] = OrderedDict({"": {"version": 1}, "module.0": {"version": 2}})
+    assert vars(compat.strip_prefix(state))["_metadata"] == {"0": {"version": 2}}
+    assert vars(compat.strip_prefix(state, "module."))["_metadata"] == {"0": {"version": 2}}

@@ -20,7 +20,7 @@ import compat
 from compat.checkpoint import Opaque
 from compat.errors import Mismatch, UnsafeGlobals, Unsupported
 from compat.recovery import is_module, recover
-from tests.compat.making import raw, torch_dumped, zipped
+from tests.compat.making import raw, storage_of, torch_dumped, zipped
 from tests.compat.tars import archive, members
 
 SOURCE = """
@@ -82,7 +82,7 @@ def ties(state: Any) -> list[tuple[str, ...]]:
     groups: dict[int, list[str]] = {}
     for key, tensor in state.items():
         if tensor.numel():
-            groups.setdefault(tensor.untyped_storage().data_ptr(), []).append(key)
+            groups.setdefault(storage_of(tensor).data_ptr(), []).append(key)
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from compat.saving import capture
 from compat.strided import element_bytes, element_chunks, gather, scatter, swap
-from tests.compat.making import raw
+from tests.compat.making import raw, storage_of
 
 DTYPES = (torch.uint8, torch.float16, torch.float32, torch.int64, torch.complex128)
 VIEWS = st.tuples(
@@ -41,7 +41,7 @@ def test_scattering_undoes_gathering(drawn: tuple[torch.dtype, list[tuple[int, i
     tensor = view(*drawn)
     place: dict[str, Any] = {"shape": tensor.shape, "stride": tensor.stride(), "offset": tensor.storage_offset()}
     itemsize = tensor.dtype.itemsize
-    source = bytes(tensor.untyped_storage().tolist())  # type: ignore[no-untyped-call]  # torch's
+    source = bytes(storage_of(tensor).tolist())
     elements = bytes(gather(source, itemsize=itemsize, **place))
     target = bytearray(len(source))
     scatter(elements, target, itemsize=itemsize, **place)

@@ -10,7 +10,7 @@ import torch
 
 import compat
 from compat.errors import CompatError, Corrupt, Unsupported
-from tests.compat.making import dumped, legacy, name, number, raw, storage_id, tensor, text, torch_dumped
+from tests.compat.making import dumped, legacy, name, number, raw, storage_id, storage_of, tensor, text, torch_dumped
 
 FLOATS = struct.pack("<4f", 1, 2, 3, 4)
 ONE_KEY = b"](" + text("0") + b"e"
@@ -47,7 +47,7 @@ def test_dtypes_that_torch_writes_and_cannot_read_back(dtype: torch.dtype, proto
     assert loaded["whole"].dtype == dtype
     assert loaded["whole"].view(torch.uint8).tolist() == content.tolist()
     assert (loaded["view"].stride(), loaded["view"].storage_offset()) == ((2,), 2)
-    assert loaded["view"].untyped_storage().data_ptr() == loaded["whole"].untyped_storage().data_ptr()
+    assert storage_of(loaded["view"]).data_ptr() == storage_of(loaded["whole"]).data_ptr()
 
 
 def test_a_file_made_by_hand_is_read() -> None:

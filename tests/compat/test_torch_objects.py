@@ -15,7 +15,7 @@ from torch.testing._internal.two_tensor import TwoTensor
 import compat
 from compat.checkpoint import Opaque
 from compat.errors import CompatError, UnsafeGlobals, Unsupported
-from tests.compat.making import dumped, torch_dumped
+from tests.compat.making import dumped, storage_of, torch_dumped
 from tests.compat.telling import all_bytes, told
 
 pytestmark = [
@@ -85,7 +85,7 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "Parameter with an attribute": lambda: with_attribute(torch.nn.Parameter(BASE.clone())),
     "tensor with an attribute": lambda: with_attribute(BASE.clone()),
     "Buffer": lambda: torch.nn.Buffer(BASE.clone(), persistent=False),
-    "untyped storage": lambda: [BASE.untyped_storage(), BASE],
+    "untyped storage": lambda: [storage_of(BASE), BASE],
     "typed storage": lambda: [typed_storage(BASE.clone()), 1],
     "meta": lambda: {"m": torch.empty(2, 3, device="meta"), "p": torch.nn.Parameter(torch.empty(2, device="meta"))},
     "constants": lambda: [torch.Size([1, 2]), torch.float8_e5m2, torch.sparse_csr, torch.device("cpu"), torch.qint8],

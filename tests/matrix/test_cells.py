@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from matrix.axes import Axes, Value, load_axes
-from matrix.cells import RULES, Cell, Plan, Rule, UnknownCellError, plan, select
+from matrix.cells import Cell, Plan, UnknownCellError, plan, select
+from matrix.rules import RULES, Rule
 
 CONTENTS = ("plain", "module-mixed", "dtype-float16", "shared-storage")
 FORMATS = {
@@ -28,6 +29,8 @@ def make_axes() -> Axes:
         "scheduler": ("none", "StepLR"),
         "mutation": ("missing", "shape"),
     }
+    recipes = {"whole": True, "several-one": False}
+    given["recipe"] = [Value(id=name, summary="", facts={"by_torch": by}) for name, by in recipes.items()]
     given |= {name: [Value(id=value, summary="") for value in values] for name, values in named.items()}
     for name, values in given.items():
         axes = axes.with_values(name, values)
@@ -63,7 +66,7 @@ def test_a_new_axis_with_a_default_changes_no_id() -> None:
 
     shipped = resources.files("matrix").joinpath("data/axes.toml").read_text(encoding="utf-8")
     longer = load_axes(shipped.replace('"protocol", "content"]', '"protocol", "endian", "content"]', 1) + big)
-    for name in ("format", "via", "content", "optimizer", "scheduler", "mutation"):
+    for name in ("format", "via", "content", "optimizer", "scheduler", "mutation", "recipe"):
         longer = longer.with_values(name, AXES[name].values.values())
     assert longer["endian"].default == "little"
     found = {cell.id for cell in plan(longer).cells}

@@ -1,0 +1,18 @@
+"""The storage without a type under a tensor, which torch hands out under other names before 2.0."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def untyped_storage(tensor: Any) -> Any:
+    """The untyped storage of a tensor.
+
+    Raises:
+        AttributeError, NotImplementedError, RuntimeError, ValueError: it has none: it is sparse, nested, or not yet
+            initialised.
+    """
+    if hasattr(tensor, "untyped_storage"):
+        return tensor.untyped_storage()
+    # Before torch 2.0 every storage has a type, and holds the one without.
+    return tensor.storage()._storage  # noqa: SLF001 - it had no other door then
