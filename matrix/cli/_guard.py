@@ -15,6 +15,7 @@ P = ParamSpec("P")
 _NEEDED: Final = {
     "torch": "torch (see pytorch.org for the build of your machine)",
     "hypothesis": "'compat-matrix[matrix]'",
+    "jinja2": "'compat-matrix[matrix]'",
     "numpy": "'compat-matrix[matrix]'",
     "packaging": "'compat-matrix[matrix]'",
     "rich": "'compat-matrix[matrix]'",
@@ -28,12 +29,9 @@ def guarded(command: Callable[P, int]) -> Callable[P, None]:
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         # Before anything that needs them is imported, the errors below included.
-        missing = next((name for name in _NEEDED if not _is_installed(name)), None)
-        if missing is not None:
-            click.echo(
-                f"matrix: {missing} is not installed. Install it with: python -m pip install {_NEEDED[missing]}",
-                err=True,
-            )
+        told = missing()
+        if told is not None:
+            click.echo(f"matrix: {told}", err=True)
             raise SystemExit(FAILED)
         try:
             code = command(*args, **kwargs)
@@ -50,6 +48,12 @@ def guarded(command: Callable[P, int]) -> Callable[P, None]:
     return run
 
 
+def missing() -> str | None:
+    """What to install, of the libraries that the matrix needs; None where all of them are there."""
+    name = next((name for name in _NEEDED if not _is_installed(name)), None)
+    return None if name is None else f"{name} is not installed. Install it with: python -m pip install {_NEEDED[name]}"
+
+
 def _is_installed(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
@@ -59,6 +63,7 @@ def _expected_errors() -> tuple[type[Exception], ...]:
     from matrix.cells import UnknownCellError
     from matrix.examples import ExampleError
     from matrix.expectations import KnownError
+    from matrix.peers import PeersError
     from matrix.report import ReportError
 
-    return CompatError, UnknownCellError, ExampleError, KnownError, ReportError, OSError
+    return CompatError, UnknownCellError, ExampleError, KnownError, PeersError, ReportError, OSError

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import click
 
 from matrix.cli._guard import guarded
+
+# The one check that needs peers, and is run only when it is asked for.
+_VERSION: Final = "version"
 
 
 @click.command("run")
@@ -24,6 +29,24 @@ from matrix.cli._guard import guarded
     multiple=True,
     metavar="PATTERN",
     help="Only cells whose id matches; may be repeated.",
+)
+@click.option("--check", metavar="NAME", help="Only cells of this check, such as roundtrip or version.")
+@click.option(
+    "--peers",
+    metavar="NAMES",
+    help="Run the check version between this torch, compat and these peers: 1.4.0,2.6.0, or all.",
+)
+@click.option(
+    "--writers",
+    type=click.Choice(["peers", "all"]),
+    default="peers",
+    help="Whose golden files the check version reads: of the releases that are peers, or of all.",
+)
+@click.option(
+    "--cache",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where peers are.",
 )
 @click.option("--model", metavar="PKG.MOD:FACTORY", help="Your own module in place of drawn ones.")
 @click.option(
@@ -49,6 +72,10 @@ def command(
     *,
     profile: str,
     patterns: tuple[str, ...],
+    check: str | None,
+    peers: str | None,
+    writers: str,
+    cache: Path | None,
     model: str | None,
     state: Path | None,
     seed: int,
@@ -60,8 +87,28 @@ def command(
     Ends with a grid. The exit code is 0 when everything happened as expected, known differences included,
     and 1 when a cell is broken, changed or healed.
     """
+    if check == _VERSION or peers is not None:
+        if check not in (None, _VERSION) or model is not None or state is not None:
+            raise click.UsageError("--peers is for the check version, which draws its own states")
+        verdicts = _between_versions(patterns, peers, cache, seed=seed, out=out, every=writers == "all", quiet=as_json)
+    else:
+        verdicts = _here(profile, _of_check(check, patterns), model, state, seed=seed, out=out, quiet=as_json)
+    return _finish(verdicts, out, as_json=as_json)
+
+
+def _of_check(check: str | None, patterns: tuple[str, ...]) -> tuple[str, ...]:
+    """The patterns of what is run: those that are given, or all cells of a check."""
+    if check is None:
+        return patterns
+    if patterns:
+        raise click.UsageError("--check and --cells exclude each other; an id begins with its check")
+    return (f"{check}:*",)
+
+
+def _here(
+    profile: str, patterns: tuple[str, ...], model: str | None, state: Path | None, *, seed: int, out: Path, quiet: bool
+) -> Mapping[str, int]:
     from matrix import examples
-    from matrix.report import Report
     from matrix.runner import Run, Settings
 
     if model is not None and state is not None:
@@ -72,9 +119,26 @@ def command(
     elif state is not None:
         given = examples.from_file(state)
     settings = Settings(profile=profile, patterns=patterns, seed=seed, given=given, out=out)
-    with _Progress(show=sys.stderr.isatty() and not as_json) as progress:
-        run = Run(settings, progress)
-        verdicts = run.execute()
+    with _Progress(show=sys.stderr.isatty() and not quiet) as progress:
+        return Run(settings, progress).execute()
+
+
+def _between_versions(
+    patterns: tuple[str, ...], peers: str | None, cache: Path | None, *, seed: int, out: Path, every: bool, quiet: bool
+) -> Mapping[str, int]:
+    from matrix.versionrun import VersionRun, VersionSettings
+
+    names = () if peers in (None, "all") else tuple(name for name in str(peers).split(",") if name)
+    settings = VersionSettings(
+        peers=names, cache=cache, all_writers=every, patterns=patterns, seed=seed, out=out,
+    )  # fmt: skip
+    with _Progress(show=sys.stderr.isatty() and not quiet) as progress:
+        return VersionRun(settings, progress).execute()
+
+
+def _finish(verdicts: Mapping[str, int], out: Path, *, as_json: bool) -> int:
+    from matrix.report import Report
+
     report = Report.read(out / "report.jsonl")
     if as_json:
         document = {

@@ -18,10 +18,16 @@ from matrix.spec import CheckpointSpec, compare
 Judge = Callable[[CheckpointSpec, CheckpointSpec, frozenset[str]], list[str]]
 
 
-def differences(golden: Golden, seen: CheckpointSpec) -> list[str]:
-    """Every difference between a golden file's truth and what was read from it, as sentences."""
+def differences(golden: Golden, seen: CheckpointSpec, ignore: frozenset[str] = frozenset()) -> list[str]:
+    """Every difference between a golden file's truth and what was read from it, as sentences.
+
+    Args:
+        golden: the file.
+        seen: what was read.
+        ignore: the facets that the reader has no place for, beside those that such a file does not keep.
+    """
     rule = _RULES[golden.holds]
-    return rule.judge(golden.truth, seen, rule.ignore)
+    return rule.judge(golden.truth, seen, rule.ignore | ignore)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

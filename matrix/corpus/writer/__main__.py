@@ -6,7 +6,7 @@ could not write, with its reason) and PROVENANCE (what wrote them, and the sum o
 
 import datetime as dt
 import hashlib
-import importlib.util
+import importlib
 import json
 import os
 import platform
@@ -20,23 +20,13 @@ from matrix import peer
 from matrix.corpus.writer import archives, folders, others
 from matrix.corpus.writer.plain import plain
 from matrix.corpus.writer.release import torch
+from matrix.corpus.writer.saving import load_zoo, save
 from matrix.corpus.writer.states import LOSSY, STATES
 from matrix.corpus.writer.trying import fate
 
 # Pickled again in every protocol, and in every container.
 PROTOCOLS = (0, 1, 2, 3, 4, 5)
 _REASON = 160
-
-
-def load_zoo() -> Any:
-    """Return the module of the classes that golden files name, under a name that readers cannot import."""
-    place = os.path.join(os.path.dirname(os.path.abspath(__file__)), "models.py")
-    found = importlib.util.spec_from_file_location("zoo", place)
-    if found is None or found.loader is None:
-        raise ImportError("models.py lies beside this file and cannot be loaded")
-    zoo = sys.modules["zoo"] = importlib.util.module_from_spec(found)
-    found.loader.exec_module(zoo)
-    return zoo
 
 
 class Folder:
@@ -91,25 +81,6 @@ class Folder:
         """Note why there is no such file."""
         lines = str(error).strip().splitlines() or [""]
         self.absent[name] = "{}: {:.{}}".format(type(error).__name__, lines[0], _REASON)
-
-
-def container(path: str) -> str:
-    """Return the name of the format that a file of torch.save has, by its content."""
-    with open(path, "rb") as file:
-        return "torch-zip" if file.read(4) == b"PK\x03\x04" else "torch-legacy"
-
-
-def save(state: Any, path: str, wanted: str, **options: Any) -> str:
-    """Save in the container that is wanted; releases without such an option write theirs."""
-    try:
-        torch.save(state, path, _use_new_zipfile_serialization=wanted == "torch-zip", **options)
-    except TypeError as error:
-        if "_use_new_zipfile_serialization" not in str(error):
-            raise
-        torch.save(state, path, **options)
-    if container(path) != wanted:
-        raise ValueError("this torch has no such container")
-    return wanted
 
 
 def add_states(folder: Folder) -> None:
