@@ -6,6 +6,7 @@ that is expected. Nothing here is compared; `matrix/checks/recipe.py` does.
 
 from __future__ import annotations
 
+import pickle
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -17,6 +18,10 @@ from typing import Any, Final
 import torch
 
 from matrix.implementations import Implementation, ReadMode, RecipeCalls, WriteMode
+
+
+class UnpickledError(Exception):
+    """Torch does not pickle the module as a whole, which only its own author can change."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +53,18 @@ class Kitchen:
             warnings.simplefilter("ignore")  # of sources that cannot be kept
             self.tutorial.write(state, self.path, self.mode)
 
+    def save_whole(self, state: Any) -> None:
+        """Save what holds a module itself, as tutorials do.
+
+        Raises:
+            UnpickledError: its class, or something it holds, cannot be named in a pickle.
+        """
+        try:
+            pickle.dumps(self.fresh())
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise UnpickledError(f"torch.save(module) does not pickle it: {error}") from error
+        self.save(state)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
@@ -65,7 +82,7 @@ class Served:
 
 
 def _whole(kitchen: Kitchen) -> Served:
-    kitchen.save(kitchen.fresh())
+    kitchen.save_whole(kitchen.fresh())
     module = kitchen.who.read(kitchen.path, ReadMode(weights_only=False))
     twin = kitchen.fresh()
     return Served(expected=twin.state_dict(), seen=module.state_dict(), module=module, twin=twin)
@@ -84,17 +101,17 @@ def _recoverable(module: torch.nn.Module) -> Any:
 
 
 def _whole_state(kitchen: Kitchen) -> Served:
-    kitchen.save(kitchen.fresh())
+    kitchen.save_whole(kitchen.fresh())
     return Served(expected=_recoverable(kitchen.fresh()), seen=kitchen.calls.weights(kitchen.path, None))
 
 
 def _whole_parallel(kitchen: Kitchen) -> Served:
-    kitchen.save(torch.nn.DataParallel(kitchen.fresh()))
+    kitchen.save_whole(torch.nn.DataParallel(kitchen.fresh()))
     return Served(expected=_recoverable(kitchen.fresh()), seen=kitchen.calls.weights(kitchen.path, None))
 
 
 def _whole_inside(kitchen: Kitchen) -> Served:
-    kitchen.save({"epoch": 3, "net": kitchen.fresh(), "loss": 0.5})
+    kitchen.save_whole({"epoch": 3, "net": kitchen.fresh(), "loss": 0.5})
     return Served(expected=_recoverable(kitchen.fresh()), seen=kitchen.calls.weights(kitchen.path, "net"))
 
 

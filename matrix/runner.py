@@ -207,11 +207,11 @@ def content_of(cell: Cell) -> str:
 
 
 def judged_as(cells: Iterable[Cell]) -> list[str]:
-    """The ids that expectations are asked for: those of all cells, and of what modules hold in those of recipes."""
+    """The ids that expectations are asked for: of all cells, and of what modules hold in those of whole states."""
     ids = {cell.id: None for cell in cells}
     held = sorted(content for content in examples.contents() if content.startswith("dtype-"))
     for cell in cells:
-        if cell.check == "recipe":
+        if cell.check in ("device", "recipe"):
             ids |= {f"{cell.id.removesuffix(content_of(cell))}{feature}": None for feature in held}
     return list(ids)
 
@@ -245,17 +245,9 @@ class Run:
         groups = self._groups()
         verdicts: Counter[str] = Counter()
         self.settings.out.mkdir(parents=True, exist_ok=True)
-        header = {
-            "profile": self.settings.profile,
-            "seed": self.settings.seed,
-            "patterns": list(self.settings.patterns),
-            "given": self.settings.given.content if self.settings.given else None,
-            "versions": versions(),
-            "platform": platform.platform(),
-        }
         done = 0
         waiting: list[Tally] = []
-        with ReportWriter(self.settings.out / "report.jsonl", header) as writer:
+        with ReportWriter(self.settings.out / "report.jsonl", self.header()) as writer:
             for index, (content, cells) in enumerate(groups):
                 left = profile.seconds - (time.perf_counter() - started)
                 share = left / (len(groups) - index)
@@ -276,6 +268,17 @@ class Run:
                 seconds=time.perf_counter() - started,
             )
         return verdicts
+
+    def header(self) -> dict[str, Any]:
+        """What the run is, as its report says first."""
+        return {
+            "profile": self.settings.profile,
+            "seed": self.settings.seed,
+            "patterns": list(self.settings.patterns),
+            "given": self.settings.given.content if self.settings.given else None,
+            "versions": versions(),
+            "platform": platform.platform(),
+        }
 
     def _groups(self) -> list[tuple[str, list[Cell]]]:
         ordered = sorted(self.cells, key=content_of)
@@ -332,7 +335,7 @@ class Run:
             bench = self.bench(example, Path(folder))
             for tally in tallies:
                 started = time.perf_counter()
-                outcome = self._try(tally.cell, bench)
+                outcome = self.attempt(tally.cell, bench)
                 tally.add(outcome, example, time.perf_counter() - started)
             bench.close()
 
@@ -347,7 +350,8 @@ class Run:
             implementations=self.settings.implementations,
         )
 
-    def _try(self, cell: Cell, bench: Bench) -> Outcome:
+    def attempt(self, cell: Cell, bench: Bench) -> Outcome:
+        """What comes of one example in a cell; a hang and a lack of memory are outcomes too."""
         try:
             with time_limit(self.settings.cell_seconds):
                 return CHECKS[cell.check](cell, bench)
@@ -358,9 +362,10 @@ class Run:
 
     def _record(self, tally: Tally, verdict: Verdict, writer: ReportWriter, verdicts: Counter[str]) -> None:
         verdicts[verdict.name] += 1
-        writer.cell(self._line(tally, verdict))
+        writer.cell(self.line(tally, verdict))
 
-    def _line(self, tally: Tally, verdict: Verdict) -> CellLine:
+    def line(self, tally: Tally, verdict: Verdict) -> CellLine:
+        """The report's line on a cell; where it failed, with the smallest example that can be found."""
         failure: dict[str, Any] | None = None
         if verdict.failed and tally.worst is not None:
             failure = smallest(self, tally, verdict)

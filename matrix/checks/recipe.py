@@ -8,7 +8,7 @@ from matrix.cells import Cell
 from matrix.checks._bench import Bench, blank, failure, mismatch
 from matrix.implementations import WriteMode
 from matrix.outcomes import Outcome
-from matrix.recipes import RECIPES, Kitchen
+from matrix.recipes import RECIPES, Kitchen, UnpickledError
 from matrix.spec import compare
 from matrix.tensors import describe
 
@@ -33,6 +33,8 @@ def recipe(cell: Cell, bench: Bench) -> Outcome:
     )
     try:
         served = RECIPES[cell["recipe"]].cook(kitchen)
+    except UnpickledError as error:
+        return Outcome(kind="skipped", message=str(error))
     except BaseException as error:  # noqa: BLE001 - whatever is raised is the outcome
         return failure(error, who, "load" if path.exists() else "write", path)
     differences = compare(describe(served.expected), describe(served.seen), ignore=_IGNORES)

@@ -13,6 +13,7 @@ from compat.errors import (
     Corrupt,
     KeyCollision,
     Mismatch,
+    MissingClass,
     MissingDependency,
     TargetExists,
     UnknownFormat,
@@ -42,6 +43,11 @@ TEXTS: dict[CompatError, str] = {
     KeyCollision({"a": ["module.a", "a"], "b": ["module.b", "b"]}): (
         "'module.a', 'a' would all become 'a' (and 1 more); expected every key to stay distinct. "
         "Nothing was changed. Rename one of them first."
+    ),
+    MissingClass("old.Net", looked="in old", reason="no module", near=["new.Net"], source="f"): (
+        "f: names old.Net, looked for in old: no module; expected a class that can be imported under the name it had "
+        "when the file was saved. There is new.Net. Say where it is now: renamed={'old.Net': 'new.Net'}; or take the "
+        "weights without the class: compat.load_state_dict."
     ),
     Mismatch("differs", source="f"): "f: differs",
     MissingDependency("torch", needed_for="loading"): (
