@@ -31,7 +31,8 @@ def test_the_grid_has_the_cells_of_today() -> None:
     assert f"{len(cells):,} cells" in grid
     rows = [line.strip("| ").split(" | ") for line in grid.splitlines() if " → " in line and "writer" not in line]
     counted = Counter((*row_of(dict(c.values)), mode_of(dict(c.values))) for c in cells)
-    columns = ("weights_only", "full", "mmap", "map_location", "prefix", "protocol", "convert", "resume", "transfer")
+    columns = re.findall(r"`(\w+)`", grid.splitlines()[1])
+    assert set(columns) == {mode for *_, mode in counted}
     for name, who, *squares in rows:
         writer, reader = who.split(" → ")
         for column, square in zip(columns, squares, strict=True):

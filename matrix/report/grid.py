@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,16 @@ _MODE_AXES: Final = (
 )
 _WEIGHTS: Final = {"wo": "weights_only", "full": "full"}
 # A check with an axis of its own has a column of its own.
-_CHECK_AXES: Final = (("via", "convert"), ("optimizer", "resume"), ("mutation", "transfer"))
+_CHECK_AXES: Final = (
+    ("via", "convert"),
+    ("optimizer", "resume"),
+    ("mutation", "transfer"),
+    ("recipe", "recipe"),
+    ("saved_on", "device"),
+    ("what", "version"),
+)
+# The check whose writers and readers are releases; it has a table of its own.
+_OF_RELEASES: Final = "version"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,6 +64,7 @@ class Grid:
 
     Attributes:
         columns: the modes; rows: (format, writer, reader) → mode → square, in order.
+        releases: writer → reader → square, of what releases of torch and others wrote and read, oldest first.
         known: known difference → its reason, its link and how many cells showed it.
         claimed: reason → cells that refused what their format does not claim.
         skipped: reason → cells that were not run; pruned: rule → combinations that are no cells.
@@ -63,12 +74,24 @@ class Grid:
 
     columns: tuple[str, ...]
     rows: Mapping[tuple[str, str, str], Mapping[str, Square]]
+    releases: Mapping[str, Mapping[str, Square]]
     known: Mapping[str, tuple[str, str, int]]
     claimed: Mapping[str, int]
     skipped: Mapping[str, int]
     pruned: Mapping[str, int]
     not_selected: int
     totals: Mapping[str, int]
+
+    @property
+    def readers(self) -> tuple[str, ...]:
+        """The columns of `releases`."""
+        return tuple(sorted({reader for squares in self.releases.values() for reader in squares}, key=_age))
+
+
+def _age(release: str) -> tuple[bool, list[int], str]:
+    """What releases are sorted by: their numbers; names without any come last."""
+    numbers = [int(part) for part in re.findall(r"\d+", release.partition("+")[0])]
+    return not release[:1].isdigit(), numbers, release
 
 
 def mode_of(axes: Mapping[str, str]) -> str:
@@ -90,14 +113,20 @@ def row_of(axes: Mapping[str, str]) -> tuple[str, str, str]:
 def make_grid(report: Report) -> Grid:
     """The row model of a report."""
     rows: dict[tuple[str, str, str], dict[str, Square]] = {}
+    releases: dict[str, dict[str, Square]] = {}
     for cell in report.cells:
-        squares = rows.setdefault(row_of(cell.axes), {})
-        squares.setdefault(mode_of(cell.axes), Square()).verdicts[cell.verdict] += 1
+        mode, (name, writer, reader) = mode_of(cell.axes), row_of(cell.axes)
+        if mode == _OF_RELEASES:
+            square = releases.setdefault(writer, {}).setdefault(reader, Square())
+        else:
+            square = rows.setdefault((name, writer, reader), {}).setdefault(mode, Square())
+        square.verdicts[cell.verdict] += 1
     present = {column for squares in rows.values() for column in squares}
     order = (*_WEIGHTS.values(), *(column for *_, column in _MODE_AXES), *(column for _, column in _CHECK_AXES))
     return Grid(
         columns=tuple(column for column in order if column in present),
         rows=dict(sorted(rows.items())),
+        releases={writer: releases[writer] for writer in sorted(releases, key=_age)},
         known=_known(report.cells),
         claimed=Counter(c.expectation.reason for c in report.cells if c.verdict == "refused-as-claimed"),
         skipped=Counter(c.outcome.message or "no reason given" for c in report.cells if c.verdict == "skipped"),
@@ -123,22 +152,15 @@ def summary(report: Report) -> str:
     examples = sum(cell.examples for cell in report.cells)
     ordered = sorted(totals.items(), key=lambda item: not VERDICTS[item[0]][0])
     parts = ", ".join(f"{count:,} {name}" for name, count in ordered)
+    return f"{len(report.cells):,} cells, {examples:,} examples: {parts or 'nothing was run'}{_took(report)}"
+
+
+def size(report: Report) -> str:
+    """How much was tried, and in what time."""
+    examples = sum(cell.examples for cell in report.cells)
+    return f"{len(report.cells):,} cells, {examples:,} examples{_took(report)}"
+
+
+def _took(report: Report) -> str:
     seconds = report.footer.get("seconds")
-    took = "" if seconds is None else f" in {seconds:.1f} s"
-    return f"{len(report.cells):,} cells, {examples:,} examples: {parts or 'nothing was run'}{took}"
-
-
-def story(cell: CellLine) -> dict[str, str]:
-    """A failed cell in the words that every picture uses: what it means, what was expected, what was seen."""
-    wanted, outcome = cell.expectation, cell.outcome
-    where = f" at {outcome.stage}" if outcome.stage else ""
-    said = ": ".join(text for text in (outcome.error_type, outcome.message) if text)
-    told = {
-        "meaning": VERDICTS[cell.verdict][1],
-        "expected": f"{wanted.kind}: {wanted.reason}" if wanted.reason else wanted.kind,
-        "seen": f"{outcome.kind}{where}" + (f": {said}" if said else ""),
-    }
-    if cell.failure and cell.failure.get("reproducer"):
-        what = "smallest example" if cell.failure.get("shrunk") else "an example"
-        told[what] = f"python {cell.failure['reproducer']}"
-    return told
+    return "" if seconds is None else f" in {seconds:.1f} s"

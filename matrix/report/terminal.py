@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from matrix.report.grid import Grid, make_grid, story, summary
+from matrix.report.grid import Grid, make_grid, summary
 from matrix.report.lines import CellLine, Report
+from matrix.report.stories import story
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,7 +22,10 @@ _LEGEND = (
 def render_terminal(report: Report, console: Console, *, max_failures: int = 20) -> None:
     """Print the grid, what is known, what was not run, and what failed."""
     grid = make_grid(report)
-    console.print(_table(grid, console.width))
+    if grid.rows or not grid.releases:
+        console.print(_table(grid, console.width))
+    for part in _release_tables(grid, console.width):
+        console.print(part)
     console.print(_LEGEND, style="dim", highlight=False)
     _print_known(grid, console)
     _print_counts("refused because the format does not claim it (+)", grid.claimed, console)
@@ -76,6 +80,42 @@ def _table(grid: Grid, width: int) -> Table:
             shown.append(f"[bold red]{text}[/]" if square and square.failed else text)
         table.add_row(escape(f"  {writer} > {reader}"), *shown)
     return table
+
+
+def _release_tables(grid: Grid, width: int) -> Iterator[Table]:
+    """Who reads what whom wrote: a row per writer, a column per reader, as many of them as have room at once."""
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    title = "writer, reader >"
+    first = max([len(title), *map(len, grid.releases)])
+    for readers in _chunks(grid, width - first - 1):
+        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+        table.add_column(title, no_wrap=True)
+        for reader in readers:
+            table.add_column(escape(reader), justify="right", no_wrap=True)
+        for writer, squares in grid.releases.items():
+            found = [squares.get(reader) for reader in readers]
+            red = [f"[bold red]{s.text}[/]" if s and s.failed else s.text if s else "-" for s in found]
+            table.add_row(escape(writer), *red)
+        yield table
+
+
+def _chunks(grid: Grid, width: int) -> Iterator[list[str]]:
+    """The readers, in parts of which each has room; one at least in each."""
+    chunk: list[str] = []
+    room = width
+    for reader in grid.readers:
+        texts = [squares[reader].text for squares in grid.releases.values() if reader in squares]
+        needed = max(map(len, [reader, *texts])) + 2
+        if chunk and needed > room:
+            yield chunk
+            chunk, room = [], width
+        chunk.append(reader)
+        room -= needed
+    if chunk:
+        yield chunk
 
 
 def _print_known(grid: Grid, console: Console) -> None:

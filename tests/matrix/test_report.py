@@ -11,9 +11,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from matrix.outcomes import FINE, VERDICTS, Expectation, Outcome
+from matrix.outcomes import VERDICTS, Outcome
 from matrix.report import (
-    CellLine,
     CutReport,
     Report,
     ReportError,
@@ -23,93 +22,12 @@ from matrix.report import (
     render_terminal,
     summary,
 )
-
-OK = Outcome(kind="ok")
-KNOWN = Expectation(
-    kind="mismatch",
-    reason="torch loses it",
-    link="https://example.org/known",
-    source="known:lost",
-    facets=frozenset({"stride", "aliasing"}),
-)
-CLAIMED = Expectation(kind="refused", reason="no name for complex32", source="capability")
-MODES: dict[str, dict[str, str]] = {
-    "weights_only": {},
-    "full": {"weights_only": "full"},
-    "mmap": {"mmap": "mmap"},
-    "map_location": {"map_location": "cpu"},
-    "prefix": {"prefix": "module."},
-    "protocol": {"protocol": "p4"},
-}
-PAIRS = (
-    ("safetensors", "safetensors", "safetensors"),
-    ("torch-legacy", "torch", "compat"),
-    ("torch-zip", "torch", "torch"),
-)
-PRUNED = {"the writer does not write this format": 12345, "a rule that pruned nothing": 0}
-
-
-def line(number: int = 0, verdict: str = "as-expected", **options: Any) -> CellLine:
-    name, writer, reader = options.pop("pair", PAIRS[2])
-    axes = {
-        "format": name,
-        "writer": writer,
-        "reader": reader,
-        "weights_only": "wo",
-        **options.pop("mode", {}),
-    }
-    facts: dict[str, Any] = {"outcome": OK, "expectation": FINE, "examples": 3, "seconds": 0.25, **options}
-    shown = ":".join(value for key, value in axes.items() if key not in ("format", "writer", "reader"))
-    return CellLine(
-        id=f"roundtrip:{name}:{writer}>{reader}:{shown}:content-{number}", axes=axes, verdict=verdict, **facts
-    )
-
-
-def failing(number: int, message: str = "['a'] dtype: float16, expected bfloat16") -> CellLine:
-    seen = Outcome(kind="mismatch", stage="compare", message=message, facets=("dtype",))
-    failure = {
-        "seed": 7,
-        "shrunk": True,
-        "reproducer": "matrix-report/reproducers/a_rather_long_name_" * 3 + ".py",
-    }
-    return line(number, "broken", outcome=seen, failure=failure, mode=MODES["full"])
-
-
-def known(number: int) -> CellLine:
-    seen = Outcome(kind="mismatch", stage="compare", message="stride", facets=("stride",))
-    return line(number, "known", outcome=seen, expectation=KNOWN)
-
-
-def written(path: Path, cells: list[CellLine], **footer: Any) -> Path:
-    facts = {
-        "verdicts": dict(Counter(cell.verdict for cell in cells)),
-        "pruned": PRUNED,
-        "not_run": 42,
-        "seconds": 2.5,
-    }
-    with ReportWriter(path, {"seed": 5, "versions": {"torch": "2.13.0"}}) as writer:
-        for cell in cells:
-            writer.cell(cell)
-        writer.finish(**{**facts, **footer})
-    return path
+from tests.matrix.reporting import MODES, PAIRS, everything, failing, known, line, release, written
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "report.jsonl"
-
-
-def everything() -> list[CellLine]:
-    full = [line(n, pair=pair, mode=mode) for n, pair in enumerate(PAIRS) for mode in MODES.values()]
-    refused = Outcome(kind="refused", stage="write", message="as torch-zip: no", error_type="Unsupported")
-    return [
-        *full,
-        known(10),
-        known(11),
-        line(12, "refused-as-claimed", outcome=refused, expectation=CLAIMED),
-        line(13, "skipped", outcome=Outcome(kind="skipped", message="no CUDA")),
-        failing(14),
-    ]
 
 
 # The file
@@ -384,6 +302,26 @@ def test_markdown_says_what_the_terminal_says(path: Path) -> None:
     assert "- **BROKEN** `roundtrip:torch-zip:torch>torch:full:content-14`" in text
     grid = [row for row in rows[:4] if "`" not in row or "weights_only" in row]
     assert len({row.count(" | ") for row in grid}) == 1, "every row has every column"
+
+
+def test_releases_have_a_table_of_their_own_oldest_first(path: Path) -> None:
+    names = ["2.13.0", "2.6.0", "compat", "1.13.1", "1.4.0", "1.4.0-python2"]
+    cells = [release(writer, reader) for writer in names for reader in names if reader != "1.4.0-python2"]
+    report = Report.read(written(path, [line(0), *cells, release("2.6.0", "tinygrad", "broken")]))
+    grid = make_grid(report)
+    assert list(grid.releases) == ["1.4.0", "1.4.0-python2", "1.13.1", "2.6.0", "2.13.0", "compat"]
+    assert grid.readers == ("1.4.0", "1.13.1", "2.6.0", "2.13.0", "compat", "tinygrad")
+    assert list(grid.rows) == [PAIRS[2]]
+    text = shown(report, width=60)
+    assert max(map(cell_len, text.splitlines()[: text[: text.index("numbers are")].count("\n")])) <= 60
+    assert text.count("writer, reader >") == 2, "readers that have no room stand in a second table"
+    assert "1 FAIL" in text
+    markdown = render_markdown(report)
+    assert "| writer ↓ reader → | 1.4.0 | 1.13.1 | 2.6.0 | 2.13.0 | compat | tinygrad |" in markdown
+    assert "| 2.6.0 | 1 | 1 | 1 | 1 | 1 | 1 FAIL |" in markdown
+    alone = Report.read(written(path, cells))
+    assert "format" not in shown(alone)[:60]
+    assert "| format |" not in render_markdown(alone)
 
 
 def test_an_empty_report_can_be_shown(path: Path) -> None:
