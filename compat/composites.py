@@ -232,8 +232,10 @@ def live(torch: Any, kind: str, parts: Mapping[str, Any], make_quantized: Callab
 def _live(torch: Any, kind: str, parts: Mapping[str, Any], make_quantized: Callable[[Any], Any]) -> Any:
     # On the meta device there are no indices that could be wrong.
     is_meta = any(getattr(part, "is_meta", False) for part in parts.values())
+    # A torch without a switch for it checks always.
+    checked = {"check_invariants": not is_meta} if hasattr(torch.sparse, "check_sparse_tensor_invariants") else {}
     if kind == "sparse_coo":
-        made = torch.sparse_coo_tensor(parts["indices"], parts["values"], parts["size"], check_invariants=not is_meta)
+        made = torch.sparse_coo_tensor(parts["indices"], parts["values"], parts["size"], **checked)
         return made._coalesced_(True) if parts["is_coalesced"] else made
     if kind in _COMPRESSED:
         return torch.sparse_compressed_tensor(
@@ -242,17 +244,19 @@ def _live(torch: Any, kind: str, parts: Mapping[str, Any], make_quantized: Calla
             parts["values"],
             parts["size"],
             layout=getattr(torch, kind),
-            check_invariants=not is_meta,
+            **checked,
         )
     if kind == "nested":
         return _live_nested(torch, parts)
     if kind == "jagged":
-        return _live_jagged(parts, is_meta=is_meta)
+        return _live_jagged(torch, parts, is_meta=is_meta)
     return make_quantized(_empty_quantized(torch, kind, parts))
 
 
 def _live_nested(torch: Any, parts: Mapping[str, Any]) -> Any:
     """Torch checks nothing here, so every part of the view is held against the buffer first."""
+    if not hasattr(torch, "_nested_view_from_buffer"):
+        raise _has_none(torch, "nested")
     buffer, sizes, strides, offsets = (parts[n] for n in ("buffer", "sizes", "strides", "storage_offsets"))
     rows = zip(sizes.tolist(), strides.tolist(), offsets.tolist(), strict=True)
     for size, stride, offset in rows:
@@ -262,9 +266,19 @@ def _live_nested(torch: Any, parts: Mapping[str, Any]) -> Any:
     return torch._nested_view_from_buffer(buffer, sizes, strides, offsets)  # noqa: SLF001 - torch's own reader
 
 
-def _live_jagged(parts: Mapping[str, Any], *, is_meta: bool) -> Any:
-    from torch.nested._internal.nested_tensor import NestedTensor
+def _has_none(torch: Any, kind: str) -> Unsupported:
+    return Unsupported(
+        f"torch {torch.__version__} has no {kind} tensors of this form",
+        feature=kind,
+        hint="A newer torch has them; compat.open reads their parts in any.",
+    )
 
+
+def _live_jagged(torch: Any, parts: Mapping[str, Any], *, is_meta: bool) -> Any:
+    try:
+        from torch.nested._internal.nested_tensor import NestedTensor
+    except ImportError:
+        raise _has_none(torch, "jagged") from None
     values, offsets, lengths, ragged = (parts[n] for n in ("values", "offsets", "lengths", "ragged_idx"))
     if not is_meta:
         _check_jagged(values, offsets, lengths, ragged)
@@ -337,6 +351,8 @@ def take_apart(torch: Any, tensor: Any) -> tuple[str, dict[str, Any]] | None:
     if layout == "jagged":
         return layout, _take_jagged(tensor)
     if getattr(tensor, "is_nested", False) and tensor.layout == torch.strided:
+        if not hasattr(tensor, "_nested_tensor_strides"):
+            raise _has_none(torch, "nested")
         return "nested", {
             "buffer": tensor.values(),
             "sizes": tensor._nested_tensor_size(),  # noqa: SLF001 - as torch's own writer

@@ -37,7 +37,7 @@ from compat.sources import FileSource, SourceLike, open_source
 from compat.strided import swap
 from compat.suffixes import suffix_note
 from compat.unpickling import load_unsafe
-from compat.untyped import untyped_storage
+from compat.untyped import typed_storage, untyped_storage
 
 MapLocation = Any
 _INSTALL: Final = "python -m pip install torch (see pytorch.org for the build of your machine)"
@@ -252,7 +252,7 @@ class Materializer:
         storage = self.storage(node.storage, node.dtype)
         if node.storage.dtype is None:
             return storage
-        return self.torch.storage.TypedStorage(wrap_storage=storage, dtype=self.dtype(node.dtype, path), _internal=True)
+        return typed_storage(self.torch, storage, self.dtype(node.dtype, path))
 
     def dtype(self, name: str, path: Path) -> Any:
         """The live dtype.

@@ -1,4 +1,4 @@
-"""The storage without a type under a tensor, which torch hands out under other names before 2.0."""
+"""Storages with and without a type, which torch hands out under other names before 2.0."""
 
 from __future__ import annotations
 
@@ -16,3 +16,13 @@ def untyped_storage(tensor: Any) -> Any:
         return tensor.untyped_storage()
     # Before torch 2.0 every storage has a type, and holds the one without.
     return tensor.storage()._storage  # noqa: SLF001 - it had no other door then
+
+
+def typed_storage(torch: Any, storage: Any, dtype: Any) -> Any:
+    """A typed view of an untyped storage, with the same bytes."""
+    make = torch.storage.TypedStorage
+    try:
+        # Not a use that its deprecation is meant for.
+        return make(wrap_storage=storage, dtype=dtype, _internal=True)
+    except TypeError:
+        return make(wrap_storage=storage, dtype=dtype)

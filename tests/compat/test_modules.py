@@ -6,6 +6,7 @@ import copy
 import logging
 import pickle
 import re
+import warnings
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
@@ -532,7 +533,8 @@ def test_ddp(tmp_path: Path) -> None:
 
 
 def test_a_script_module_is_filled_and_left_alone_when_refused() -> None:
-    with pytest.warns(DeprecationWarning, match="torch.jit.script"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some releases deprecate it, in classes of their own
         target = torch.jit.script(net(2))
     before = raw(target.state_dict())
     partial = {k: v for k, v in net(1).state_dict().items() if k != "0.bias"}
