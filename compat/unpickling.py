@@ -37,19 +37,28 @@ def load_unsafe(
     except MissingClass:
         raise
     except Exception as error:  # the file's own code runs here, and may raise anything
+        heeded = module.made or not isinstance(error, (ImportError, AttributeError))
         raise Unsupported(
             f"torch could not unpickle it: {type(error).__name__}: {error!s:.300}",
             feature="unpickling",
             source=source.name,
-            expected="a file for this torch and these versions of its classes",
+            expected="a file for this torch and these versions of its classes"
+            if heeded
+            # torch 1.13 has the argument pickle_module and uses its own.
+            else f"torch 2.0 or newer, as torch {torch.__version__} does not let a class be looked up where it is now",
             hint="compat.load_state_dict gives the weights of pickled modules without any of its code.",
         ) from error
 
 
 def _pickle_module(renamed: Mapping[str, str], source: str) -> Any:
     """What torch takes for the module `pickle`."""
+    stand_in = SimpleNamespace(__name__="pickle", made=False)
 
     class Unpickler(pickle.Unpickler):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            stand_in.made = True
+
         def find_class(self, module: str, name: str, /) -> Any:
             place, attribute = _renamed(renamed, module, name)
             try:
@@ -60,7 +69,8 @@ def _pickle_module(renamed: Mapping[str, str], source: str) -> Any:
     def load(file: Any, **options: Any) -> Any:
         return Unpickler(file, **options).load()
 
-    return SimpleNamespace(Unpickler=Unpickler, load=load, __name__="pickle")
+    stand_in.Unpickler, stand_in.load = Unpickler, load
+    return stand_in
 
 
 def _renamed(renamed: Mapping[str, str], module: str, name: str) -> tuple[str, str]:

@@ -94,7 +94,14 @@ class Expected:
 
 def _twins(module: torch.nn.Module) -> dict[str, set[str]]:
     """For each parameter or buffer, all the names of it: what is loaded by one of them is not missing by another."""
-    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    # Not named_parameters: before torch 2.0 it gives one name of each.
+    named = [
+        (f"{path}.{name}" if path else name, tensor)
+        for path, part in module.named_modules(remove_duplicate=False)
+        for held in (part._parameters, part._buffers)  # noqa: SLF001 - as above
+        for name, tensor in held.items()
+        if tensor is not None
+    ]
     names: dict[int, set[str]] = {}
     for name, tensor in named:
         names.setdefault(id(tensor), set()).add(name)

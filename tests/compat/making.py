@@ -10,12 +10,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 import compat
 
 FORMATS = ("torch-zip", "torch-legacy", "safetensors")
 REAL = Path(__file__).parents[3] / "shared" / "real"
+
+
+# Releases before 2.0 write neither conj and neg bits nor attributes, and say nothing.
+with_marks = pytest.mark.skipif(
+    not hasattr(torch._utils, "get_tensor_metadata"),
+    reason="this torch does not write conj and neg bits, or attributes",
+)
+
+
+def known_dtypes(*names: str) -> tuple[torch.dtype, ...]:
+    """Those of these dtypes that this torch has."""
+    return tuple(getattr(torch, name) for name in names if hasattr(torch, name))
 
 
 def storage_of(tensor: torch.Tensor) -> Any:
@@ -111,4 +124,4 @@ def raw(tensor: torch.Tensor) -> bytes:
     """A tensor's values as bytes, whatever its dtype."""
     plain = tensor.detach().resolve_conj().resolve_neg().contiguous().clone()
     content: list[int] = storage_of(plain).tolist()
-    return bytes(content[: plain.numel() * plain.itemsize])
+    return bytes(content[: plain.numel() * plain.element_size()])

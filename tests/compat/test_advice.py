@@ -13,7 +13,7 @@ import torch
 
 import compat
 from compat.allowlist import ALLOWED, order
-from tests.compat.making import tensor, torch_dumped, zipped
+from tests.compat.making import known_dtypes, tensor, torch_dumped, zipped
 from tests.compat.tars import archive, members
 
 INSTALLED = order(torch.__version__.partition("+")[0].rpartition(".")[0])
@@ -88,10 +88,13 @@ def test_the_line_for_compat_loads_the_file(tmp_path: Path) -> None:
     ("file", "reason"),
     [
         (torch_dumped({"a": torch.ones(2)}, protocol=4), "weights_only=True knows pickle protocol 2 only"),
-        (
-            torch_dumped({"a": torch.ones(2).to(torch.float8_e5m2)}, zipped=False),
-            "torch writes storages without a type into this format and cannot read them back",
-        ),
+        *[
+            (
+                torch_dumped({"a": torch.ones(2).to(dtype)}, zipped=False),
+                "torch writes storages without a type into this format and cannot read them back",
+            )
+            for dtype in known_dtypes("float8_e5m2")[:1]
+        ],
         (zipped(b"}"), "torch refuses archives without a record `version`"),
         (
             zipped(tensor(), {"tensors/0": bytes(16), "version": b"1"}),
@@ -100,7 +103,7 @@ def test_the_line_for_compat_loads_the_file(tmp_path: Path) -> None:
         (archive(members({"w": torch.ones(2)})), "torch reads archives of torch 0.1 with weights_only=False only"),
         (torch_dumped({"a": functools.partial(print)}), "it names what is known to do harm"),
     ],
-    ids=["protocol", "float8", "version", "1.4", "tar", "harm"],
+    ids=["protocol", *(["float8"] if known_dtypes("float8_e5m2") else []), "version", "1.4", "tar", "harm"],
 )
 def test_it_is_said_why_torch_cannot(file: bytes, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
@@ -109,5 +112,7 @@ def test_it_is_said_why_torch_cannot(file: bytes, reason: str, tmp_path: Path) -
     assert advice.torch == ""
     assert advice.reason.startswith(reason)
     assert advice.line.startswith("compat.load(")
+    if reason.startswith("torch reads archives of torch 0.1") and not hasattr(torch.serialization, "safe_globals"):
+        return  # those releases did not refuse them yet
     with pytest.raises(Exception, match=r".+"):
         torch.load(path, weights_only=True)

@@ -14,13 +14,12 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed.checkpoint as torch_dcp
 
 import compat
 from compat.dcptree import nest
 from compat.errors import CompatError, Corrupt, TargetExists, Unsupported
 
-dcp: Any = torch_dcp
+dcp: Any = pytest.importorskip("torch.distributed.checkpoint")
 
 
 @pytest.fixture(autouse=True)

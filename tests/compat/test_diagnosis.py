@@ -241,7 +241,7 @@ def test_an_encrypted_record_is_named(tmp_path: Path) -> None:
 
 
 # What torch writes beside the storages: each with a header and a sum behind it.
-RECORDS = [(f"archive/data/{n}", tensor.nbytes) for n, tensor in enumerate(STATE.values())]
+RECORDS = [(f"archive/data/{n}", tensor.numel() * tensor.element_size()) for n, tensor in enumerate(STATE.values())]
 
 
 @pytest.mark.parametrize("cut", [100, 400, 1000, 5000, 15_000, 17_500, 20_000, len(ZIP) - 700, len(ZIP) - 1])

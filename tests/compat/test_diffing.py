@@ -13,7 +13,7 @@ import torch
 import compat
 from compat.diffing import first_difference
 from compat.errors import Unsupported
-from tests.compat.making import dumped, name, storage_of, tensor, torch_dumped, zipped
+from tests.compat.making import dumped, name, storage_of, tensor, torch_dumped, with_marks, zipped
 
 NAN = struct.unpack(">d", bytes.fromhex("7ff8000000000000"))[0]
 OTHER_NAN = struct.unpack(">d", bytes.fromhex("7ff8000000000001"))[0]
@@ -99,9 +99,11 @@ def spoiled(tensor: torch.Tensor, **attributes: Any) -> torch.Tensor:
         (storage_of(torch.ones(2)), storage_of(torch.ones(3)), "shape"),
         (torch.ones(2), torch.ones(2).requires_grad_(), "requires_grad"),
         (torch.ones(2), torch.empty(2, device="meta"), "device"),
-        (torch.ones(2, dtype=torch.complex64), torch.ones(2, dtype=torch.complex64).conj(), "conj"),
-        (spoiled(torch.ones(2), note=1), spoiled(torch.ones(2), note=2), "value"),
-        (spoiled(torch.ones(2), note=1), torch.ones(2), "missing"),
+        pytest.param(
+            torch.ones(2, dtype=torch.complex64), torch.ones(2, dtype=torch.complex64).conj(), "conj", marks=with_marks
+        ),
+        pytest.param(spoiled(torch.ones(2), note=1), spoiled(torch.ones(2), note=2), "value", marks=with_marks),
+        pytest.param(spoiled(torch.ones(2), note=1), torch.ones(2), "missing", marks=with_marks),
         (torch.zeros(2, 1).expand(2, 10**9), torch.ones(2, 1).expand(2, 10**9), "bytes"),
         (torch.tensor([[0, 1.0]]).to_sparse(), torch.tensor([[0, 2.0]]).to_sparse(), "bytes"),
         (

@@ -20,7 +20,7 @@ from compat.fingerprints import digest, is_zero, total
 from compat.matching import Pair
 from compat.narrowing import narrowed
 from compat.similarity import assign
-from tests.compat.making import FORMATS, REAL, dumped, raw, tensor, torch_dumped, zipped
+from tests.compat.making import FORMATS, REAL, dumped, raw, tensor, torch_dumped, with_marks, zipped
 
 
 def found(left: Any, right: Any, ambiguous: str = "keep") -> compat.Correspondence:
@@ -80,7 +80,7 @@ def test_values_are_found_in_another_layout(left: torch.Tensor, right: torch.Ten
         (noise(3, 4), noise(3, 4, seed=1)),
         (torch.zeros(2), -torch.zeros(2)),
         (noise(4), noise(4).view(torch.int32)),
-        (noise(4).to(torch.complex64), noise(4).to(torch.complex64).conj()),
+        pytest.param(noise(4).to(torch.complex64), noise(4).to(torch.complex64).conj(), marks=with_marks),
         (noise(3, 4), noise(3, 4).flip(0)),
         (noise(3, 4), noise(3, 4).t().contiguous().half()),
         (noise(3, 4), (noise(3, 4) * 1.01).half()),
@@ -200,7 +200,7 @@ def test_memory_does_not_grow_with_the_files(tmp_path: Path, monkeypatch: pytest
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert how == ["same", "permuted", "permuted", "permuted"]
-    assert peak < base.nbytes / 2
+    assert peak < base.numel() * base.element_size() / 2
 
 
 @pytest.mark.parametrize(

@@ -135,10 +135,10 @@ def test_a_small_stream_costs_little(name: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", BOMBS[name])
     code = (
-        "import resource, sys, time; resource.setrlimit(resource.RLIMIT_AS, (600 << 20,) * 2); import compat\n"
-        f"begun = time.time()\ntry:\n    c = compat.open({str(path)!r}); c.tensors; print('read')\n"
+        "import resource, time; resource.setrlimit(resource.RLIMIT_AS, (600 << 20,) * 2); import compat\n"
+        f"begun = time.process_time()\ntry:\n    c = compat.open({str(path)!r}); c.tensors; print('read')\n"
         "except compat.CompatError as error: print(type(error).__name__)\n"
-        "assert time.time() - begun < 5\n"
+        "assert time.process_time() - begun < 5\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr[-800:]

@@ -259,6 +259,7 @@ def opened(module: Any) -> Any:
         return checkpoint.tree
 
 
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
 def test_what_only_its_code_can_give_is_listed() -> None:
     tree = opened(nn.Sequential(Extra(), nn.Linear(1, 1), nn.LazyLinear(2)))
     found = recover(tree)

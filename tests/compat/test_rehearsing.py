@@ -181,6 +181,7 @@ def test_extra_state_is_set_once_and_a_failure_is_undone() -> None:
     assert raw(fails.state_dict()) == before
 
 
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
 def test_lazy_modules_are_filled_or_left_alone() -> None:
     source = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
     target = nn.Sequential(nn.LazyLinear(2), nn.LazyBatchNorm1d())
@@ -216,7 +217,10 @@ def test_torch_s_own_wrappers() -> None:
 
 @pytest.mark.filterwarnings("ignore")  # what FSDP says of its own deprecations and of a job of one process
 def test_sharded_modules_are_loaded_by_their_own_hooks(tmp_path: Any) -> None:
-    from torch.distributed.fsdp import FullyShardedDataParallel
+    try:
+        from torch.distributed.fsdp import FullyShardedDataParallel
+    except ValueError as error:  # torch 1.13 under Python 3.11
+        pytest.skip(str(error))
 
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/g", rank=0, world_size=1)
     try:

@@ -17,21 +17,7 @@ from compat.errors import KeyCollision, Mismatch, Unsupported
 from matrix.drawing import CONTENTS, SeededChoices
 from matrix.spec import CheckpointSpec, compare
 from matrix.tensors import build, describe
-
-REAL = Path(__file__).parents[3] / "shared" / "real"
-FORMATS = ("torch-zip", "torch-legacy", "safetensors")
-
-
-def dumped(state: Any, name: str = "torch-zip") -> bytes:
-    buffer = io.BytesIO()
-    compat.save(state, buffer, format=name)
-    return buffer.getvalue()
-
-
-def torch_dumped(state: Any, *, zipped: bool = True, protocol: int = 2) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(state, buffer, _use_new_zipfile_serialization=zipped, pickle_protocol=protocol)
-    return buffer.getvalue()
+from tests.compat.making import FORMATS, REAL, dumped, torch_dumped, with_marks
 
 
 def differences(expected: CheckpointSpec, loaded: Any, name: str) -> list[str]:
@@ -59,7 +45,9 @@ def test_every_content_comes_back(content: str, name: str) -> None:
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("content", CONTENTS)
+@pytest.mark.parametrize(
+    "content", [pytest.param(name, marks=with_marks) if name in ("conj", "neg") else name for name in CONTENTS]
+)
 def test_what_torch_writes_is_read(content: str, zipped: bool, protocol: int) -> None:
     spec = CONTENTS[content].draw(SeededChoices(protocol)).normalized()
     loaded = compat.load(torch_dumped(build(spec), zipped=zipped, protocol=protocol))
@@ -120,12 +108,15 @@ def test_sparse_quantized_and_nested_tensors_come_back() -> None:
         "per_channel": torch.quantize_per_channel(
             torch.randn(2, 3), torch.tensor([0.1, 0.2]), torch.tensor([0, 1]), 0, torch.qint8
         ),
-        "nested": torch.nested.nested_tensor([torch.randn(2, 3), torch.randn(1, 3)]),
     }
+    if hasattr(torch, "_nested_view_from_buffer"):  # others make nested tensors, and cannot save them
+        state["nested"] = torch.nested.nested_tensor([torch.randn(2, 3), torch.randn(1, 3)])
     for content in (torch_dumped(state), dumped(state), dumped(state, "torch-legacy")):
         loaded = compat.load(content)
         assert {name: str(tensor) for name, tensor in loaded.items()} == {n: str(t) for n, t in state.items()}
     # Its reader that calls what files name: the other one takes nested tensors in some releases alone.
+    if len(state["coo"].__reduce_ex__(2)[1][1]) < 4:
+        del state["coo"], state["csr"]
     again = torch.load(io.BytesIO(dumped(state)), weights_only=False)
     assert {name: str(tensor) for name, tensor in again.items()} == {n: str(t) for n, t in state.items()}
 

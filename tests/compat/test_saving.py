@@ -12,13 +12,13 @@ import torch
 
 import compat
 from compat.errors import Unsupported
-from tests.compat.making import FORMATS, dumped, raw, storage_of
+from tests.compat.making import FORMATS, dumped, known_dtypes, raw, storage_of
 
 CLASSIC = (
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex128, torch.complex64),
     *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
 )
-NEW = (torch.float8_e4m3fn, torch.float8_e5m2, torch.uint16, torch.uint32, torch.uint64, torch.float4_e2m1fn_x2)
+NEW = known_dtypes("float8_e4m3fn", "float8_e5m2", "uint16", "uint32", "uint64", "float4_e2m1fn_x2")
 
 
 def content(dtype: torch.dtype) -> torch.Tensor:
@@ -90,7 +90,7 @@ class Subclass(torch.Tensor):
         ({torch.ones(1): 1}, "keys"),
         ({"a": {torch.ones(1)}}, "keys"),
         ({(1, torch.ones(1)): 1}, "keys"),
-        ({"a": vars(torch)["uint3"]}, "dtype"),
+        *[({"a": dtype}, "dtype") for dtype in known_dtypes("uint3")],
         ({"a": type("Odd", (dict,), {})()}, "opaque"),
     ],
 )

@@ -23,7 +23,7 @@ VIEWS = st.tuples(
 
 def view(dtype: torch.dtype, dims: list[tuple[int, int]], offset: int) -> torch.Tensor:
     numel = offset + 1 + sum(max(size - 1, 0) * step for size, step in dims)
-    content = torch.arange(numel * dtype.itemsize, dtype=torch.int64).to(torch.uint8)
+    content = torch.arange(numel * torch.empty(0, dtype=dtype).element_size(), dtype=torch.int64).to(torch.uint8)
     return content.view(dtype).as_strided([size for size, _ in dims], [step for _, step in dims], offset)
 
 
@@ -40,7 +40,7 @@ def test_elements_are_gathered_as_torch_does(drawn: tuple[torch.dtype, list[tupl
 def test_scattering_undoes_gathering(drawn: tuple[torch.dtype, list[tuple[int, int]], int]) -> None:
     tensor = view(*drawn)
     place: dict[str, Any] = {"shape": tensor.shape, "stride": tensor.stride(), "offset": tensor.storage_offset()}
-    itemsize = tensor.dtype.itemsize
+    itemsize = tensor.element_size()
     source = bytes(storage_of(tensor).tolist())
     elements = bytes(gather(source, itemsize=itemsize, **place))
     target = bytearray(len(source))

@@ -47,6 +47,7 @@ class Weights(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("torch.export")
     path = tmp_path_factory.mktemp("program") / "m.pt2"
     with warnings.catch_warnings():
         # It warns of a buffer that shows a part of its storage, and writes it right.

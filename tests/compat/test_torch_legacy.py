@@ -10,23 +10,35 @@ import torch
 
 import compat
 from compat.errors import CompatError, Corrupt, Unsupported
-from tests.compat.making import dumped, legacy, name, number, raw, storage_id, storage_of, tensor, text, torch_dumped
+from tests.compat.making import (
+    dumped,
+    known_dtypes,
+    legacy,
+    name,
+    number,
+    raw,
+    storage_id,
+    storage_of,
+    tensor,
+    text,
+    torch_dumped,
+)
 
 FLOATS = struct.pack("<4f", 1, 2, 3, 4)
 ONE_KEY = b"](" + text("0") + b"e"
-NEW_DTYPES = (
-    torch.float8_e4m3fn,
-    torch.float8_e4m3fnuz,
-    torch.float8_e5m2,
-    torch.float8_e5m2fnuz,
-    torch.float8_e8m0fnu,
-    torch.float4_e2m1fn_x2,
-    torch.uint16,
-    torch.uint32,
-    torch.uint64,
-    torch.complex32,
-    torch.bits8,
-    torch.bits16,
+NEW_DTYPES = known_dtypes(
+    "float8_e4m3fn",
+    "float8_e4m3fnuz",
+    "float8_e5m2",
+    "float8_e5m2fnuz",
+    "float8_e8m0fnu",
+    "float4_e2m1fn_x2",
+    "uint16",
+    "uint32",
+    "uint64",
+    "complex32",
+    "bits8",
+    "bits16",
 )
 
 
@@ -38,7 +50,7 @@ def one_storage(body: bytes, data: bytes = struct.pack("<Q", 4) + FLOATS) -> byt
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("dtype", NEW_DTYPES, ids=str)
 def test_dtypes_that_torch_writes_and_cannot_read_back(dtype: torch.dtype, protocol: int) -> None:
-    content = torch.arange(8 * dtype.itemsize, dtype=torch.uint8)
+    content = torch.arange(8 * torch.empty(0, dtype=dtype).element_size(), dtype=torch.uint8)
     state = {"whole": content.view(dtype), "view": content.view(dtype)[2:6:2]}
     file = torch_dumped(state, zipped=False, protocol=protocol)
     with pytest.raises(AttributeError, match="no attribute 'dtype'"):

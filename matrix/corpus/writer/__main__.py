@@ -18,7 +18,7 @@ from typing import Any, Callable, Dict
 
 from matrix import peer
 from matrix.corpus.writer import archives, folders, others
-from matrix.corpus.writer.plain import plain
+from matrix.corpus.writer.plain import as_kept, plain
 from matrix.corpus.writer.release import torch
 from matrix.corpus.writer.saving import load_zoo, save
 from matrix.corpus.writer.states import LOSSY, STATES
@@ -41,7 +41,7 @@ class Folder:
 
     def spec(self, name: str, state: Any) -> None:
         """Describe what files hold, before a writer can change it."""
-        self.specs[name] = peer.describe(plain(state))
+        self.specs[name] = peer.describe(as_kept(plain(state)))
 
     def add(self, name: str, spec: str, holds: str, write: Callable[[str], Any], **facts: Any) -> None:
         """Write one file or folder with `write(path)`; what it raises is the reason why there is none."""

@@ -47,6 +47,33 @@ def plain(state: Any) -> Any:
     return state
 
 
+def as_kept(spelled: Any) -> Any:
+    """Return what a file of this release keeps of a state that is spelled out.
+
+    A release that does not write the flag reads every sparse tensor as one that may repeat its indices, if any.
+    """
+    if _keeps_coalesced():
+        return spelled
+    kind = type(spelled)
+    if kind in (list, tuple):
+        return kind(as_kept(value) for value in spelled)
+    if kind is dict and spelled.get(MARK) == "sparse_coo":
+        return dict(spelled, coalesced=not spelled["indices"].numel())
+    if isinstance(spelled, dict):
+        for key, value in spelled.items():
+            spelled[key] = as_kept(value)
+    return spelled
+
+
+def _keeps_coalesced() -> bool:
+    made = torch.sparse_coo_tensor(torch.zeros(1, 1).long(), torch.ones(1), (1,)).coalesce()
+    try:
+        parts = made.__reduce_ex__(2)[1][1]
+    except (IndexError, NotImplementedError, RuntimeError, TypeError):  # it cannot be pickled at all
+        return False
+    return isinstance(parts, tuple) and len(parts) > _PARTS
+
+
 def _numpy(value: Any) -> Any:
     name = type(value).__name__
     if name == "ndarray":
@@ -101,19 +128,13 @@ def _strided(tensor: Any) -> Any:
     made: Dict[str, Any] = {MARK: layout, "size": tuple(tensor.size())}
     if layout == "sparse_coo":
         made.update({"values": tensor._values(), "indices": tensor._indices()})
-        # Releases that do not write the flag read every such tensor as one that may repeat its indices, if any.
-        made["coalesced"] = not tensor._nnz() or (bool(tensor.is_coalesced()) and _keeps_coalesced(tensor))
+        made["coalesced"] = not tensor._nnz() or bool(tensor.is_coalesced())
         return made
     by_row = layout in ("sparse_csr", "sparse_bsr")
     made["values"] = tensor.values()
     made["outer"] = tensor.crow_indices() if by_row else tensor.ccol_indices()
     made["inner"] = tensor.col_indices() if by_row else tensor.row_indices()
     return made
-
-
-def _keeps_coalesced(tensor: Any) -> bool:
-    parts = tensor.__reduce_ex__(2)[1][1]
-    return isinstance(parts, tuple) and len(parts) > _PARTS
 
 
 def _quantized(tensor: Any) -> Dict[str, Any]:
