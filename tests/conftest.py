@@ -26,6 +26,7 @@ _MISSING: Final = (
     r"cannot import name '\w+' from 'torch[\w.]*'",
     r"'torch\.device' object does not support the context manager protocol",
     r"Weights only load failed\..* WeightsUnpickler error: Unsupported (operand|class)",  # torch 1.13 knows no floats
+    r"Can't pickle local object 'convert_frame",  # torch 2.1 of what it compiled
     r"dtype torch\.\w+ is not recognized",
 )
 
@@ -46,6 +47,8 @@ def _is_missing(error: Exception) -> bool:
         return str(error).startswith("this torch has no")
     if Version(torch.__version__) >= _NOTHING_IS_MISSING_SINCE:
         return False
+    if '"copy_kernel" not implemented for' in str(error):  # torch 2.1 of the dtypes of bits
+        return True
     if isinstance(error, Unsupported):
         return f"torch {torch.__version__}" in str(error)
     frames = traceback.extract_tb(error.__traceback__)

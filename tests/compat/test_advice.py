@@ -84,17 +84,21 @@ def test_the_line_for_compat_loads_the_file(tmp_path: Path) -> None:
         eval(line)
 
 
+def in_legacy(dtype: torch.dtype) -> list[bytes]:
+    try:
+        return [torch_dumped({"a": torch.ones(2).to(dtype)}, zipped=False)]
+    except KeyError:  # releases that have the dtype and do not write it yet
+        return []
+
+
+FLOAT8 = [file for dtype in known_dtypes("float8_e5m2") for file in in_legacy(dtype)]
+
+
 @pytest.mark.parametrize(
     ("file", "reason"),
     [
         (torch_dumped({"a": torch.ones(2)}, protocol=4), "weights_only=True knows pickle protocol 2 only"),
-        *[
-            (
-                torch_dumped({"a": torch.ones(2).to(dtype)}, zipped=False),
-                "torch writes storages without a type into this format and cannot read them back",
-            )
-            for dtype in known_dtypes("float8_e5m2")[:1]
-        ],
+        *[(file, "torch writes storages without a type into this format and cannot read them back") for file in FLOAT8],
         (zipped(b"}"), "torch refuses archives without a record `version`"),
         (
             zipped(tensor(), {"tensors/0": bytes(16), "version": b"1"}),
@@ -103,7 +107,7 @@ def test_the_line_for_compat_loads_the_file(tmp_path: Path) -> None:
         (archive(members({"w": torch.ones(2)})), "torch reads archives of torch 0.1 with weights_only=False only"),
         (torch_dumped({"a": functools.partial(print)}), "it names what is known to do harm"),
     ],
-    ids=["protocol", *(["float8"] if known_dtypes("float8_e5m2") else []), "version", "1.4", "tar", "harm"],
+    ids=["protocol", *["float8" for _ in FLOAT8], "version", "1.4", "tar", "harm"],
 )
 def test_it_is_said_why_torch_cannot(file: bytes, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "x.pt"

@@ -118,6 +118,7 @@ dist.destroy_process_group()
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder by two real processes, with tensors split unevenly."""
+    pytest.importorskip("torch.distributed.device_mesh")
     home = tmp_path_factory.mktemp("ranks")
     environment = {key: value for key, value in os.environ.items() if key not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
     workers = [

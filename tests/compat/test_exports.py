@@ -19,7 +19,8 @@ from compat.exporting import sidecar
 pytest.importorskip("onnxruntime", reason="needs the extra onnx")
 pytest.importorskip("onnxscript", reason="needs the extra onnx")
 
-TARGETS = exports.names()
+# The others take minutes, and have tests of their own.
+TARGETS = [target.name for target in exports.all_targets() if not target.heavy]
 SHAPED = [name for name in TARGETS if not name.startswith("torchscript")]
 
 

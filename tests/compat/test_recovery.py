@@ -233,7 +233,7 @@ def test_a_recovered_state_loads_into_the_module() -> None:
     assert told(other.state_dict()) == told(module.state_dict())
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # torch's, about the old weight norm
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
 def test_spectral_norm_keeps_its_version() -> None:
     module = nn.Sequential(nn.utils.weight_norm(nn.Linear(2, 3)), nn.utils.spectral_norm(nn.Linear(3, 3)))
     check(module, pickled(module))

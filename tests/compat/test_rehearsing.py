@@ -206,6 +206,7 @@ def test_old_instance_norm_is_refused_as_torch_refuses_it() -> None:
         compat.load_into(module, state)
 
 
+@pytest.mark.filterwarnings("ignore:Please specify CheckpointImpl")
 def test_torch_s_own_wrappers() -> None:
     from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
@@ -228,6 +229,10 @@ def test_sharded_modules_are_loaded_by_their_own_hooks(tmp_path: Any) -> None:
         inner = FullyShardedDataParallel(nn.Linear(2, 2), device_id=cpu)
         target = FullyShardedDataParallel(nn.Sequential(nn.Linear(2, 2), inner), device_id=cpu)
         source = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        try:
+            target.state_dict()
+        except TypeError as error:  # torch 2.1 wants a stream, which only an accelerator has
+            pytest.skip(str(error))
         assert compat.load_into(target, compat.add_prefix(source.state_dict(), "module.")).complete
         assert raw(target.state_dict()) == raw(source.state_dict())
     finally:

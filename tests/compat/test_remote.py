@@ -267,7 +267,7 @@ def job(url: str, tmp_path: Path) -> list[str]:
         )
         for rank in range(2)
     ]
-    said = [worker.communicate(timeout=60) for worker in workers]
+    said = [worker.communicate(timeout=240) for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], said
     return [out.strip() for out, _ in said]
 
