@@ -16,6 +16,7 @@ Source of the layout: `torch/distributed/checkpoint/` of torch 1.13 to 2.15; see
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -172,7 +173,7 @@ def _write(checkpoint: Checkpoint, folder: Path, options: WriteOptions) -> Writt
         with warnings.catch_warnings():
             # It warns that it runs as a single process, which is what is asked of it.
             warnings.simplefilter("ignore")
-            writer.save(state, checkpoint_id=str(folder), no_dist=True)
+            _save(writer, state, folder)
     except ImportError as error:
         raise MissingDependency("torch with torch.distributed", needed_for="writing dcp") from error
     except BaseException as error:  # its own CheckpointException is no Exception
@@ -182,6 +183,15 @@ def _write(checkpoint: Checkpoint, folder: Path, options: WriteOptions) -> Writt
             f"torch {torch.__version__} could not write it: {type(error).__name__}: {error!s:.200}", feature="write"
         ) from error
     return layout.written
+
+
+def _save(writer: Any, state: dict[str, Any], folder: Path) -> None:
+    """Save as one process, whatever job it is part of: which call takes that option differs by release."""
+    target = writer.FileSystemWriter(str(folder))
+    if hasattr(writer, "save") and "no_dist" in inspect.signature(writer.save).parameters:
+        writer.save(state, storage_writer=target, no_dist=True)
+    else:
+        writer.save_state_dict(state, target, no_dist=True)
 
 
 def _record(array: Array) -> TensorRecord:

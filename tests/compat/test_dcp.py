@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import pickle
 import shutil
@@ -20,6 +21,10 @@ from compat.dcptree import nest
 from compat.errors import CompatError, Corrupt, TargetExists, Unsupported
 
 dcp: Any = pytest.importorskip("torch.distributed.checkpoint")
+# Releases without the option see for themselves that there is one process.
+if not hasattr(dcp, "save"):
+    pytest.skip("this torch has an early form of it, which the corpus has files of", allow_module_level=True)
+ALONE: dict[str, Any] = {"no_dist": True} if "no_dist" in inspect.signature(dcp.save).parameters else {}
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +51,7 @@ def state() -> dict[str, Any]:
 
 def test_what_torch_writes_is_read(tmp_path: Path) -> None:
     saved = state()
-    dcp.save(saved, checkpoint_id=tmp_path / "c", no_dist=True)
+    dcp.save(saved, checkpoint_id=tmp_path / "c", **ALONE)
     loaded = compat.load(tmp_path / "c")
     for name, tensor in saved["model"].items():
         assert raw(loaded["model"][name]) == raw(tensor), name
@@ -65,7 +70,7 @@ def test_what_is_written_torch_reads(tmp_path: Path) -> None:
     saved = state()
     compat.save(saved, tmp_path / "c", format="dcp")
     target = {"model": {name: torch.zeros_like(tensor) for name, tensor in saved["model"].items()}}
-    dcp.load(target, checkpoint_id=tmp_path / "c", no_dist=True)
+    dcp.load(target, checkpoint_id=tmp_path / "c", **ALONE)
     for name, tensor in saved["model"].items():
         assert raw(target["model"][name]) == raw(tensor), name
     back = compat.load(tmp_path / "c")
@@ -88,8 +93,10 @@ def test_converting_there_and_back(tmp_path: Path) -> None:
     assert not (tmp_path / "bad").exists()
 
 
+# How a rank ends whose torch cannot be asked to write on its own.
+UNASKED = 77
 RANKS = """
-import sys, warnings
+import inspect, sys, warnings
 import torch, torch.distributed as dist, torch.distributed.checkpoint as dcp
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
@@ -109,6 +116,8 @@ state = {
 dcp.save({"model": state}, checkpoint_id=folder)
 # Every rank on its own, as with use_collectives=False: of one state, and of two.
 del state["few"], state["epoch"]
+if "use_collectives" not in inspect.signature(dcp.save).parameters:
+    sys.exit(77)
 dcp.save({"model": state}, checkpoint_id=folder + "-each", use_collectives=False)
 dcp.save({"model": {"own": torch.full((3,), float(rank))}}, checkpoint_id=folder + "-own", use_collectives=False)
 dist.destroy_process_group()
@@ -131,8 +140,15 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for rank in range(2)
     ]
     said = [worker.communicate(timeout=120)[1] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], said
+    assert [worker.returncode for worker in workers] in ([0, 0], [UNASKED, UNASKED]), said
     return home / "c"
+
+
+def apart(ranks: Path, name: str) -> Path:
+    """A folder that ranks wrote on their own."""
+    if not ranks.with_name(name).is_dir():
+        pytest.skip("the ranks of this torch write together or not at all")
+    return ranks.with_name(name)
 
 
 def test_a_folder_of_two_ranks_is_read_whole(ranks: Path, tmp_path: Path) -> None:
@@ -154,7 +170,7 @@ def test_a_folder_of_two_ranks_is_read_whole(ranks: Path, tmp_path: Path) -> Non
 
 def test_ranks_that_wrote_on_their_own_are_read_whole(ranks: Path, tmp_path: Path) -> None:
     base = torch.arange(35, dtype=torch.float64).reshape(5, 7)
-    folder = ranks.with_name("c-each")
+    folder = apart(ranks, "c-each")
     assert sorted(path.name for path in folder.glob("*.metadata")) == ["__0.metadata", "__1.metadata"]
     loaded = compat.load(folder)["model"]
     expected = {"rows": base, "columns": base.to(torch.bfloat16), "copies": base + 1, "plain": base + 2}
@@ -166,7 +182,7 @@ def test_ranks_that_wrote_on_their_own_are_read_whole(ranks: Path, tmp_path: Pat
 
 
 def test_ranks_that_hold_different_states_are_refused(ranks: Path, tmp_path: Path) -> None:
-    folder = ranks.with_name("c-own")
+    folder = apart(ranks, "c-own")
     with pytest.raises(Unsupported, match=r"'model\.own' has other values in __1_0\.distcp .* the files of one"):
         compat.open(folder)
     for path in folder.glob("__1*"):

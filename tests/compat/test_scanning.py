@@ -333,7 +333,7 @@ def test_folders_of_distributed_checkpoints_are_scanned(tmp_path: Path) -> None:
     writer = distributed.FileSystemWriter(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, about processes that are not there
-        distributed.save({"w": torch.ones(2), "item": [Shell()]}, storage_writer=writer, no_dist=True)
+        distributed.save({"w": torch.ones(2), "item": [Shell()]}, storage_writer=writer)
     found = compat.scan(tmp_path)
     assert (found.format, found.exit_code) == ("dcp", 1)
     assert [(one.name, one.stream, one.paths) for one in found.executed] == [

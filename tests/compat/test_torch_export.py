@@ -56,6 +56,9 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
         # It warns of a buffer that shows a part of its storage, and writes it right.
         warnings.simplefilter("ignore")
         torch.export.save(torch.export.export(Weights().eval(), (torch.ones(2),)), path)
+    with zipfile.ZipFile(path) as archive:
+        if not any(name.endswith("weights_config.json") for name in archive.namelist()):
+            pytest.skip("this torch writes programs of another schema, which the corpus has")
     return path
 
 
