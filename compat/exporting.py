@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from collections import OrderedDict
@@ -19,12 +18,11 @@ from compat.exports._target import Dynamic
 from compat.loading import import_torch, open_checkpoint
 from compat.saving import save
 from compat.states import load_state_dict
+from compat.torchruntime import copied, reason_of
 
 # Beside an artefact: which target made it, and with what.
+_HEAD: Final = 4096
 _SIDECAR: Final = ".state.safetensors"
-_REASON: Final = 240
-_SENTENCE: Final = 3
-_NO_REASON: Final = ("File ", "Traceback", "^", "#")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,16 +92,17 @@ def export(
         MissingDependency: the target's library is not installed.
         TargetExists: there is a file and `overwrite` is False.
     """
-    import_torch("exporting")
+    torch = import_torch("exporting")
     path = Path(dst)
     chosen = exports.get(target) if target else _by_suffix(path)
     _check_available(chosen)
     _check_mode(module)
+    _check_dtypes(chosen, module)
     options = ExportOptions(dynamic=dynamic, strict=strict, opset=opset, optimize=optimize, external_data=external_data)
     with atomic_files(path, overwrite=overwrite, folder=False) as folder:
         staged = folder / path.name
         try:
-            chosen.export(copy.deepcopy(module), tuple(args), staged, options)
+            chosen.export(copied(torch, module), tuple(args), staged, options)
         except CompatError as error:
             error.source = error.source or f"as {chosen.name}"
             raise
@@ -118,8 +117,9 @@ def export(
 
 def _by_suffix(path: Path) -> Target:
     found = [target for target in exports.all_targets() if path.suffix == target.suffix]
-    if len(found) == 1 or (found and path.suffix == ".onnx"):
-        return found[0]
+    light = [target for target in found if not target.heavy]
+    if len(found) == 1 or len(light) == 1 or (found and path.suffix == ".onnx"):
+        return (light or found)[0]
     named = [target.name for target in (found or exports.all_targets())]
     raise Unsupported(
         f"the suffix {path.suffix!r} says no export target",
@@ -149,6 +149,23 @@ def _check_mode(module: Any) -> None:
         )
 
 
+def _check_dtypes(target: Target, module: Any) -> None:
+    """Refuse what the target's runtime would compute in another precision without a word."""
+    if target.capabilities.refuses_dtypes != "export":
+        return
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    for name, tensor in tensors:
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        if tensor.is_floating_point() and dtype not in target.capabilities.dtypes:
+            raise Unsupported(
+                f"{name} is {dtype}, which {target.name} does not compute in",
+                feature="dtype",
+                paths=[name],
+                expected=f"one of {', '.join(sorted(target.capabilities.dtypes))}",
+                hint="Convert a copy of the module first, as by module.float().",
+            )
+
+
 def _refused(target: Target, error: BaseException) -> Unsupported:
     """An exporter's failure in one sentence, with what usually helps."""
     text = str(error)
@@ -158,13 +175,6 @@ def _refused(target: Target, error: BaseException) -> Unsupported:
         feature="export",
         hint=helps,
     )
-
-
-def reason_of(text: str) -> str:
-    """The first sentence that says something, of what an exporter printed."""
-    lines = [line.strip() for line in text.splitlines()]
-    telling = [line for line in lines if len(line.split()) >= _SENTENCE and not line.startswith(_NO_REASON)]
-    return (telling or [line for line in lines if line] or ["no reason was given"])[0][:_REASON]
 
 
 def load_exported(
@@ -190,16 +200,7 @@ def load_exported(
         CompatError: the file cannot be read; see `open`.
     """
     path = Path(src)
-    with open_checkpoint(path) as checkpoint:
-        found, metadata = checkpoint.format, dict(checkpoint.metadata)
-    chosen = exports.get(target) if target else next((t for t in exports.all_targets() if t.format == found), None)
-    if chosen is None or chosen.format != found:
-        kinds = sorted({t.format for t in exports.all_targets()})
-        raise UnknownFormat(
-            f"is {found}" + (f", and {chosen.name} is {chosen.format}" if chosen else ", which holds no computation"),
-            source=path,
-            expected=f"an artefact: {', '.join(kinds)}",
-        )
+    chosen, metadata = _recognized(path, exports.get(target) if target else None)
     options = RunOptions(providers=providers, graph_optimization=graph_optimization, runtime=runtime)
     try:
         run = chosen.load(path, options)
@@ -211,4 +212,43 @@ def load_exported(
             feature="load",
             source=path,
         ) from error
+    run = _translated(chosen, run)
     return Exported(path=path, target=chosen.name, run=run, metadata=json.loads(json.dumps(metadata, default=str)))
+
+
+def _recognized(path: Path, chosen: Target | None) -> tuple[Target, dict[str, Any]]:
+    """Which target made an artefact, and what it says about itself."""
+    if path.is_file():
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+        found = [t for t in exports.all_targets() if t.detect is not None and t.detect(head, path)]
+        if found and chosen in (None, found[0]):
+            return found[0], {}
+        if found and chosen is not None:
+            expected = f"an artefact of {chosen.name}"
+            raise UnknownFormat(f"is {found[0].name}", source=path, expected=expected)
+    with open_checkpoint(path) as checkpoint:
+        name, metadata = checkpoint.format, dict(checkpoint.metadata)
+    meant = chosen or next((t for t in exports.all_targets() if t.format == name), None)
+    if meant is None or meant.format != name:
+        kinds = sorted({t.format or t.name for t in exports.all_targets()})
+        told = "which holds no computation" if meant is None else f"and {meant.name} is {meant.format or meant.suffix}"
+        raise UnknownFormat(f"is {name}, {told}", source=path, expected=f"an artefact: {', '.join(kinds)}")
+    return meant, metadata
+
+
+def _translated(target: Target, run: Callable[..., Any]) -> Callable[..., Any]:
+    """The same call, whose refusals are ours: runtimes raise whatever they stumble on."""
+
+    def called(*args: Any) -> Any:
+        try:
+            return run(*args)
+        except (CompatError, MemoryError):
+            raise
+        except Exception as error:
+            raise Unsupported(
+                f"{target.name} refuses this call: {type(error).__name__}: {reason_of(str(error))}",
+                feature="run",
+            ) from error
+
+    return called

@@ -84,6 +84,13 @@ def _session(path: Path, options: RunOptions) -> tuple[Sequence[str], Callable[[
             expected=f"of {', '.join(here)}",
         )
     session = onnxruntime.InferenceSession(str(path), chosen, providers=providers)
+    foreign = [entry.name for entry in (*session.get_inputs(), *session.get_outputs()) if "bfloat16" in entry.type]
+    if foreign:
+        raise Unsupported(
+            f"{foreign[0]} has dtype bfloat16, which numpy does not have",
+            feature="load",
+            expected="float32, float64 or float16 inputs and outputs",
+        )
     return [entry.name for entry in session.get_inputs()], lambda feed: session.run(None, feed)
 
 

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib.util
+import re
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 from compat.errors import Unsupported
 
-_MIN_BATCH = 2
+_MIN_BATCH: Final = 2
+# How much of an exporter's text is told, and how many words a line needs to be a reason.
+_REASON: Final = 240
+_SENTENCE: Final = 3
+_SUMMARY: Final = "## Exception summary"
+_COLOURS: Final = re.compile(r"\x1b\[[0-9;]*m")
+_CLASSES: Final = re.compile(r"<class '(?:\w+\.)*(\w+)'>")
+_NO_REASON: Final = ("File ", "Traceback", "^", "#")
 
 
 def missing(*packages: str) -> str | None:
@@ -38,6 +47,45 @@ def quiet(torch: Any) -> Iterator[None]:
     finally:
         if mha is not None:
             mha.set_fastpath_enabled(was)
+
+
+def reason_of(text: str) -> str:
+    """The first sentence that says something, of what an exporter printed."""
+    # torch.onnx prints advice and a report first, and then what happened.
+    text = _CLASSES.sub(r"\1", _COLOURS.sub("", text).rpartition(_SUMMARY)[2])
+    lines = [line.strip() for line in text.splitlines()]
+    telling = [line for line in lines if len(line.split()) >= _SENTENCE and not line.startswith(_NO_REASON)]
+    return (telling or [line for line in lines if line] or ["no reason was given"])[0][:_REASON]
+
+
+@contextlib.contextmanager
+def saving() -> Iterator[None]:
+    """Tell a failure to save what was exported from a failure to export.
+
+    Raises:
+        Unsupported: saving failed.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise Unsupported(
+            f"what was exported cannot be saved: {type(error).__name__}: {reason_of(str(error))}",
+            feature="save",
+            hint="torch writes fewer dtypes and structures than it exports; the module's own state_dict can be saved.",
+        ) from error
+
+
+def copied(torch: Any, module: Any) -> Any:
+    """A deep copy of a module, also where hooks left tensors with a history on it, which torch refuses to copy.
+
+    `torch.nn.utils.weight_norm` computes its weight when it is applied, with gradients.
+    """
+    known: dict[int, Any] = {}
+    for part in module.modules():
+        for value in vars(part).values():
+            if isinstance(value, torch.Tensor) and not value.is_leaf:
+                known[id(value)] = value.detach().clone()
+    return copy.deepcopy(module, known)
 
 
 def leaves(torch: Any, values: Any) -> list[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from compat.exports._target import RunOptions
 from compat.loading import import_torch
-from compat.torchruntime import missing, quiet
+from compat.torchruntime import missing, quiet, saving
 
 
 def available() -> str | None:
@@ -19,13 +19,19 @@ def available() -> str | None:
 def traced(module: Any, args: tuple[Any, ...]) -> Any:
     """A module recorded by running it once; what its code decides by values is decided for ever."""
     torch = import_torch("exporting")
-    # Checking the trace would run the module three more times, and change its buffers.
-    return torch.jit.trace(module, args, strict=False, check_trace=False)
+    before = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
+    # Checking the trace would run the module three more times.
+    made = torch.jit.trace(module, args, strict=False, check_trace=False)
+    with torch.no_grad():
+        for buffer, value in before:  # the run that was recorded may have changed them
+            buffer.copy_(value)
+    return made
 
 
 def save(script: Any, path: Path) -> None:
     """Write a script module."""
-    import_torch("exporting").jit.save(script, str(path))
+    with saving():
+        import_torch("exporting").jit.save(script, str(path))
 
 
 def load(path: Path, options: RunOptions) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ from compat.auditing import Audit, audit
 from compat.errors import CompatError
 from compat.exporting import Exported
 from compat.exports import get
-from compat.torchruntime import leaves, quiet
+from compat.torchruntime import copied, leaves, quiet
 
 # |difference| <= a * max|reference| + r * |reference|, with the reference computed in float64. Measured over 39
 # operators, 6 seeds and onnxruntime's optimisation levels, with a margin of 3 to 15; `benchmarks` measures again.
@@ -58,7 +58,7 @@ def verify_export(exported: Exported, module: Any, args: Sequence[Any]) -> Verif
     import torch
 
     with quiet(torch):
-        reference = leaves(torch, copy.deepcopy(module)(*copy.deepcopy(tuple(args))))
+        reference = leaves(torch, copied(torch, module)(*copy.deepcopy(tuple(args))))
         exact = leaves(torch, _in_float64(torch, module, args))
     seen = leaves(torch, exported.run(*copy.deepcopy(tuple(args))))
     same_runtime = get(exported.target).capabilities.same_runtime
@@ -74,11 +74,11 @@ def verify_export(exported: Exported, module: Any, args: Sequence[Any]) -> Verif
 def _in_float64(torch: Any, module: Any, args: Sequence[Any]) -> Any:
     """The same computation in float64, as the reference; as it is, where it has no float64 form."""
     try:
-        wide = copy.deepcopy(module).double()
+        wide = copied(torch, module).double()
         given = torch.utils._pytree.tree_map(_widened, tuple(args))  # noqa: SLF001 - torch has no public one before 2.6
         return wide(*given)
     except Exception:  # noqa: BLE001 - the module's own code may refuse what it was not written for
-        return copy.deepcopy(module)(*copy.deepcopy(tuple(args)))
+        return copied(torch, module)(*copy.deepcopy(tuple(args)))
 
 
 def _widened(value: Any) -> Any:

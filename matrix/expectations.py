@@ -35,6 +35,9 @@ _TYPES: Final[Mapping[str, type]] = {
 }  # fmt: skip
 _WORDS: Final = {str: "text", int: "a number", list: "a list of texts", dict: "a table of texts"}
 
+# The stages of an export: what fails at one does not come to the next.
+STAGES: Final = ("export", "save", "load", "run", "recover")
+
 # An entry that covers more cells says how many, so that it cannot come to hide what no one looked at.
 MOST_COVERED: Final = 400
 
@@ -172,10 +175,12 @@ class Expectations:
     def for_cell(self, cell_id: str) -> Expectation:
         """What should happen in a cell.
 
+        Of known differences at several stages of an export, the earliest is what happens.
+
         Raises:
             KnownError: two known differences cover it, or one does and a format claims something else.
         """
-        found = [entry for entry in self.known if entry.covers(cell_id)]
+        found = _earliest([entry for entry in self.known if entry.covers(cell_id)])
         if len(found) > 1:
             both = f"{found[0].id!r} and {found[1].id!r}"
             raise KnownError(f"{cell_id} falls under {both}; expected one: narrow one by `except`")
@@ -183,6 +188,9 @@ class Expectations:
         if not found:
             return claimed or FINE
         expected = found[0].expectation
+        if claimed is not None and expected.stage in STAGES and claimed.stage in STAGES:
+            is_later = STAGES.index(expected.stage) > STAGES.index(claimed.stage)
+            return claimed if is_later else expected
         if claimed is not None and claimed.kind != expected.kind:
             raise KnownError(
                 f"{cell_id} is {expected.kind} by {found[0].id!r} and {claimed.kind} by its format's claim; "
@@ -232,6 +240,14 @@ class Expectations:
                 raise KnownError(f"{entry.id!r} covers {count} cells; expected {entry.covers_count}, as it says")
         for cell_id in cell_ids:
             self.for_cell(cell_id)
+
+
+def _earliest(found: list[Known]) -> list[Known]:
+    """Of exports that fail at two stages, the earlier one is what is seen."""
+    stages = [STAGES.index(entry.expectation.stage) for entry in found if entry.expectation.stage in STAGES]
+    if len(stages) < len(found) or stages.count(min(stages, default=0)) != 1:
+        return found
+    return [found[stages.index(min(stages))]]
 
 
 def load_known() -> list[Known]:

@@ -107,6 +107,7 @@ class Implementation:
         save_run: writes a training run; load_run: continues one from a file, where it can.
         load_into: loads a file into a module by a value of the axis `strictness`, where it can.
         recipes: its calls for whole recipes, where it has them.
+        exporting: its calls for exports, by the name under which worker processes import them.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Implementation:
     load_run: Callable[[Training, Path], None] | None = None
     load_into: Callable[[torch.nn.Module, Path, str], Transferred] | None = None
     recipes: RecipeCalls | None = None
+    exporting: str | None = None
 
 
 def _torch_write(state: Any, path: Path, mode: WriteMode) -> None:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -16,13 +17,30 @@ from typing import Final
 _ROOM: Final = 256_000_000
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """How much a run tries.
+
+    Attributes:
+        examples: per content, at most; seconds: for all of it, after which each content still gets one.
+        exporting: seconds for exports, after one of each; None where they are left out.
+        every: whether every export to a light target is run, and heavy ones in as many cells as meet every pair of
+            values; otherwise that many of the light ones, and none of the heavy ones.
+    """
+
+    examples: int
+    seconds: float
+    exporting: float | None = 0.0
+    every: bool = False
+
+
 @contextlib.contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError in the block when it takes longer.
+def time_limit(seconds: float | None) -> Iterator[None]:
+    """Raise TimeoutError in the block when it takes longer; None is as long as it takes.
 
     Only the main thread of a platform with timers can be interrupted; elsewhere the block runs unbounded.
     """
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+    if seconds is None or not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
         return
 

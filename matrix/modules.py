@@ -14,6 +14,8 @@ from typing import Any, Final
 import torch
 
 from matrix.draft import finite
+from matrix.habits import HABITS
+from matrix.layers import EXPORTED
 from matrix.modulespec import InputSpec, LayerSpec, ModuleSpec
 from matrix.peer import ITEMSIZES
 
@@ -153,7 +155,9 @@ _CONVERTED: Final = frozenset({"float16", "bfloat16", "float32", "float64", "com
 
 # The layers of our own; every other kind is a class of torch.nn.
 LAYERS: Final[dict[str, type[torch.nn.Module]]] = {
-    cls.__name__: cls for cls in (Buffered, Frozen, Listed, Named, Outputs, Residual, TiedHead, Twice, Wrapped)
+    **{cls.__name__: cls for cls in (Buffered, Frozen, Listed, Named, Outputs, Residual, TiedHead, Twice, Wrapped)},
+    **EXPORTED,
+    **HABITS,
 }
 
 
@@ -169,6 +173,20 @@ def example_inputs(spec: ModuleSpec) -> tuple[torch.Tensor, ...]:
     """Return what a module can be called with, determined by the spec's seed."""
     source = random.Random(f"inputs of {spec.seed}")  # noqa: S311 - examples, not secrets
     return tuple(_input(item, source) for item in spec.inputs)
+
+
+def sized_inputs(spec: ModuleSpec, *, batch: int, number: int) -> tuple[torch.Tensor, ...]:
+    """Return the inputs of one call in a row of calls, for a number of examples."""
+    source = random.Random(f"call {number} of {spec.seed}")  # noqa: S311 - examples, not secrets
+    return tuple(_input(item.sized(batch), source) for item in spec.inputs)
+
+
+def in_precision(module: torch.nn.Module, name: str) -> torch.nn.Module:
+    """Return a module whose floating point tensors were turned into a dtype; complex ones stay as they are."""
+    dtype: torch.dtype = getattr(torch, name)
+    # Module.to would cast complex ones too.
+    module._apply(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)  # type: ignore[no-untyped-call]  # noqa: SLF001
+    return module
 
 
 def forward(module: torch.nn.Module, inputs: Iterable[torch.Tensor]) -> list[torch.Tensor]:
@@ -213,9 +231,11 @@ def _fill(module: torch.nn.Module, source: random.Random) -> None:
             values = _values(tuple(tensor.shape), source)
             if name.endswith("running_var"):
                 values = values.abs() + 0.5
+            if name.endswith((".0._u", ".0._v", "weight_u", "weight_v")):
+                values = values / values.norm().clamp(min=0.1)  # the singular vectors of a spectral norm
             kind = str(tensor.dtype).removeprefix("torch.")
             if kind in _CONVERTED:
-                tensor.copy_(values)
+                tensor.copy_(torch.complex(values, 0.5 - values) if tensor.is_complex() else values)
             elif kind == "int64":
                 tensor.copy_((values.abs() * 128).to(torch.int64))
             else:
@@ -225,8 +245,15 @@ def _fill(module: torch.nn.Module, source: random.Random) -> None:
 def _fill_bytes(tensor: torch.Tensor, data: bytes) -> None:
     """Overwrite a contiguous buffer of a dtype that torch can hold but hardly compute with."""
     if data:
-        raw = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
+        raw = torch.empty(0, dtype=torch.uint8).set_(_untyped(tensor))
         raw.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+
+
+def _untyped(tensor: torch.Tensor) -> Any:
+    if hasattr(tensor, "untyped_storage"):
+        return tensor.untyped_storage()
+    typed: Any = tensor.storage()  # type: ignore[no-untyped-call]
+    return typed._storage  # noqa: SLF001 - it had no other door before torch 2.0
 
 
 def _values(shape: tuple[int, ...], source: random.Random) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 Json = dict[str, Any]
@@ -49,19 +49,28 @@ class LayerSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputSpec:
-    """One input of a module: a float32 tensor, or an int64 one of indices below `indices`."""
+    """One input of a module: a float32 tensor, or an int64 one of indices below `indices`.
+
+    Attributes:
+        batch: along which dimension its examples lie.
+    """
 
     shape: tuple[int, ...]
     indices: int | None = None
+    batch: int = 0
+
+    def sized(self, batch: int) -> InputSpec:
+        """Return the same input with another number of examples."""
+        return replace(self, shape=(*self.shape[: self.batch], batch, *self.shape[self.batch + 1 :]))
 
     def to_json(self) -> Json:
         """Return the input as JSON-able values."""
-        return {"shape": list(self.shape), "indices": self.indices}
+        return {"shape": list(self.shape), "indices": self.indices, "batch": self.batch}
 
     @classmethod
     def from_json(cls, data: Json) -> InputSpec:
         """Return the input that `to_json` described."""
-        return cls(shape=tuple(data["shape"]), indices=data["indices"])
+        return cls(shape=tuple(data["shape"]), indices=data["indices"], batch=data.get("batch", 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

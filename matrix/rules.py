@@ -127,6 +127,19 @@ def _on_the_cpu(axes: Axes, values: dict[str, str]) -> bool:
     return bool(axes["saved_on"].values[values["saved_on"]].facts["device"] == "cpu")
 
 
+def _no_such_variant(axes: Axes, values: dict[str, str]) -> bool:
+    targets = _fact(axes, values, "variant", "targets")
+    return targets is not None and values["target"] not in targets
+
+
+def _no_such_sizes(axes: Axes, values: dict[str, str]) -> bool:
+    return values["sizes"] not in (_fact(axes, values, "target", "sizes") or ())
+
+
+def _stands_for_families(axes: Axes, values: dict[str, str]) -> bool:
+    return bool(axes["family"].values[values["family"]].facts.get("general"))
+
+
 RULES = (
     Rule(
         sentence="the writer does not write this format",
@@ -273,6 +286,45 @@ RULES = (
         prunes=lambda axes, values: (
             not _default(axes, values, "going_on")
             and not (_is_hub(axes, values) and _default(axes, values, "scheduler") and _default(axes, values, "order"))
+        ),
+    ),
+    Rule(
+        sentence="the export target has no such variant",
+        reads=("target", "variant"),
+        prunes=_no_such_variant,
+    ),
+    Rule(
+        sentence="the export target is not told which sizes to fix, or not in this way",
+        reads=("target", "sizes"),
+        prunes=_no_such_sizes,
+    ),
+    Rule(
+        sentence="fixed sizes, and those that the exporter finds, are crossed with float32",
+        reads=("sizes", "precision"),
+        prunes=lambda axes, values: not _default(axes, values, "sizes") and not _default(axes, values, "precision"),
+    ),
+    Rule(
+        sentence="variants of exports are crossed with dynamic batches, float32, and families that stand for all",
+        reads=("sizes", "variant", "precision", "family"),
+        prunes=lambda axes, values: (
+            not _default(axes, values, "variant")
+            and not (
+                _default(axes, values, "sizes")
+                and _default(axes, values, "precision")
+                and _stands_for_families(axes, values)
+            )
+        ),
+    ),
+    Rule(
+        sentence="what a module has beside its layers is crossed with linear ones, in float32",
+        reads=("variant", "feature", "precision", "family"),
+        prunes=lambda axes, values: (
+            not _default(axes, values, "feature")
+            and not (
+                values["family"] == "linear"
+                and _default(axes, values, "variant")
+                and _default(axes, values, "precision")
+            )
         ),
     ),
 )

@@ -10,6 +10,7 @@ from hypothesis.errors import NoSuchExample
 
 from matrix.drawing import CONTENTS
 from matrix.examples import Example
+from matrix.exports import running as exporting
 from matrix.outcomes import Outcome, Verdict
 from matrix.reproduce import rerun, script
 from matrix.spec import CheckpointSpec
@@ -35,7 +36,14 @@ def smallest(run: Run, tally: Tally, verdict: Verdict) -> dict[str, Any]:
     if shrunk is not None:
         example = shrunk
     told = {"expected": _expected_text(verdict), "seen": _seen_text(verdict.outcome)}
-    if tally.cell.check in _OF_STATES:
+    export = tally.cell.check == exporting.CHECK
+    if export:
+        run.shrunk += 1
+        subject = run.settings.implementations["compat"].exporting
+        text = exporting.reproducer(
+            tally.cell, example.seed, verdict.outcome, subject, shrink=run.shrunk <= MAX_SHRUNK, **told
+        )
+    elif tally.cell.check in _OF_STATES:
         text = script(example.spec, tally.cell, suffix=run.suffixes[tally.cell["format"]], **told)
     else:
         text = rerun(tally.cell, example.seed, **told)
@@ -44,6 +52,8 @@ def smallest(run: Run, tally: Tally, verdict: Verdict) -> dict[str, Any]:
     path = folder / (re.sub(r"[^A-Za-z0-9._-]+", "_", tally.cell.id)[:120] + ".py")
     path.write_text(text, encoding="utf-8")
     found: dict[str, Any] = {"seed": example.seed, "shrunk": shrunk is not None, "reproducer": str(path)}
+    if export:
+        return found
     as_json = example.spec.to_json()
     if len(str(as_json)) <= _MAX_JSON:
         found["example"] = as_json

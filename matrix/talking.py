@@ -62,7 +62,8 @@ def outcome_of(error: PeerFailed | PeerLost, stage: str, path: Path | None = Non
         kind = "timeout" if error.how == "hung" else "crashed"
         return Outcome(kind=kind, stage=stage, message=error.message, error_type=error.error_type)
     kind = "crashed" if error.error_type in ("MemoryError", "RecursionError", "SystemExit") else "refused"
-    return Outcome(kind=kind, stage=stage, message=in_one_line(error.message, path), error_type=error.error_type)
+    message = in_one_line(error.message, path) or error.error_type
+    return Outcome(kind=kind, stage=stage, message=message, error_type=error.error_type)
 
 
 def stage(folder: Path) -> None:
@@ -109,6 +110,11 @@ class Peer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def idle(self) -> bool:
+        """Whether its process has not been started, or is over."""
+        return self._process is None
+
     def ask(self, do: str, *, seconds: float | None = None, **facts: Any) -> dict[str, Any]:
         """Ask for something and wait for the answer.
 
@@ -151,7 +157,7 @@ class Peer:
         if self._process is None:
             if self._room is None:
                 self._room = tempfile.TemporaryDirectory(prefix="matrix-peer-")
-                stage(Path(self._room.name))
+                self._furnish(Path(self._room.name))
             self._buffer = b""
             self.started += 1
             with self._stderr_path.open("wb") as stderr:
@@ -162,7 +168,7 @@ class Peer:
                         stdout=subprocess.PIPE,
                         stderr=stderr,
                         cwd=self._room.name,
-                        env=_variables(self._room.name),
+                        env=self._variables(self._room.name),
                         start_new_session=True,
                     )
                 except OSError as error:
@@ -171,6 +177,14 @@ class Peer:
                 if stream is not None:
                     os.set_blocking(stream.fileno(), False)
         return self._process
+
+    def _furnish(self, room: Path) -> None:
+        """Put into its folder what its interpreter is to see of us."""
+        stage(room)
+
+    def _variables(self, room: str) -> Mapping[str, str]:
+        """Its environment."""
+        return _variables(room)
 
     @property
     def _stderr_path(self) -> Path:

@@ -22,8 +22,8 @@ from matrix.releases import TORCH
 from matrix.report import CellLine, ReportWriter
 from matrix.runner import versions
 from matrix.talking import Peer, PeerFailed, PeerLost
-from matrix.versionknown import load
-from matrix.versions import COMPAT, File, Reader, draw_files, golden_files, make_cell, this_release
+from matrix.versionknown import VersionKnowns, load
+from matrix.versions import COMPAT, File, Reader, draw_files, drawn, golden_files, make_cell, this_release
 
 # Drawn for every writer that is here. Modules are left to the golden files, but for those that tie and that count.
 _LARGE: Final = ("big-tensor", "many")
@@ -32,8 +32,8 @@ _MODULES: Final = ("module-batchnorm", "module-tied")
 
 def contents() -> tuple[str, ...]:
     """What is drawn for each writer."""
-    drawn = (name for name in examples.contents() if not name.startswith(examples.MODULE_PREFIX))
-    return (*(name for name in drawn if name not in _LARGE), *_MODULES)
+    states = (name for name in examples.contents() if not name.startswith(examples.MODULE_PREFIX))
+    return (*(name for name in states if name not in _LARGE), *_MODULES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,12 +59,23 @@ class VersionSettings:
 
 
 class VersionRun:
-    """One run of the check `version`."""
+    """One run of the check `version`.
 
-    def __init__(self, settings: VersionSettings, progress: Callable[[int, int], None] | None = None) -> None:
+    Args:
+        settings: what it does.
+        progress: told how many files are done, and of how many.
+        known: what is expected; None for the known differences.
+    """
+
+    def __init__(
+        self,
+        settings: VersionSettings,
+        progress: Callable[[int, int], None] | None = None,
+        known: VersionKnowns | None = None,
+    ) -> None:
         self.settings = settings
         self.progress = progress or (lambda _done, _total: None)
-        self.known = load()
+        self.known = load() if known is None else known
         self.verdicts: Counter[str] = Counter()
         self.matched: set[str] = set()
         self.not_run = 0
@@ -79,7 +90,6 @@ class VersionRun:
             PeersError: a peer is not there, or does not say who it is.
             UnknownCellError: a pattern matches no cell.
         """
-        started = time.perf_counter()
         peers = Peers(self.settings.cache)
         names = self.settings.peers or tuple(made.name for made in peers.all())
         with contextlib.ExitStack() as stack:
@@ -88,14 +98,29 @@ class VersionRun:
             readers = [self._compat(), *self._this(stack, names), *readers]
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="matrix-", dir=scratch())))
             self.settings.out.mkdir(parents=True, exist_ok=True)
-            with ReportWriter(self.settings.out / "report.jsonl", self._header(readers)) as writer:
-                for done, total, line in self._lines(readers, folder):
-                    self.verdicts[line.verdict] += 1
-                    writer.cell(line)
-                    self.progress(done, total)
-                self._refuse_unmatched()
-                seconds = time.perf_counter() - started
-                writer.finish(verdicts=dict(self.verdicts), pruned={}, not_run=self.not_run, seconds=seconds)
+            files, failures = self._files(readers, folder)
+            return self.report(self.settings.out / "report.jsonl", readers, files, failures)
+
+    def report(
+        self, path: Path, readers: list[Reader], files: list[File], failures: list[tuple[Cell, Outcome]]
+    ) -> Counter[str]:
+        """Ask readers for files, and write what came of it.
+
+        Args:
+            path: the report.
+            readers: who is asked, in each mode.
+            files: for what.
+            failures: what came of those that could not be written.
+        """
+        started = time.perf_counter()
+        with ReportWriter(path, self._header(readers)) as writer:
+            for done, total, line in self._lines(readers, files, failures):
+                self.verdicts[line.verdict] += 1
+                writer.cell(line)
+                self.progress(done, total)
+            self._refuse_unmatched()
+            seconds = time.perf_counter() - started
+            writer.finish(verdicts=dict(self.verdicts), pruned={}, not_run=self.not_run, seconds=seconds)
         return self.verdicts
 
     def _meet(self, stack: contextlib.ExitStack, peers: Peers, made: Made) -> Reader:
@@ -130,8 +155,9 @@ class VersionRun:
             "platform": platform.platform(),
         }
 
-    def _lines(self, readers: list[Reader], folder: Path) -> Iterator[tuple[int, int, CellLine]]:
-        files, failures = self._files(readers, folder)
+    def _lines(
+        self, readers: list[Reader], files: list[File], failures: list[tuple[Cell, Outcome]]
+    ) -> Iterator[tuple[int, int, CellLine]]:
         total = len(files) + len(failures)
         for done, (cell, outcome) in enumerate(failures, 1):
             if self._selected(cell):
@@ -153,7 +179,7 @@ class VersionRun:
         writers = {reader.name: reader.peer for reader in readers if reader.module in ("", TORCH)}
         files = list(golden_files(None if self.settings.all_writers else tuple(writers)))
         failures: list[tuple[Cell, Outcome]] = []
-        for found in draw_files(writers, contents(), folder, self.settings.seed):
+        for found in draw_files(writers, drawn(contents(), self.settings.seed), folder):
             if isinstance(found, File):
                 files.append(found)
             else:

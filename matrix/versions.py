@@ -109,19 +109,22 @@ def what_of(name: str) -> str:
     return name.replace(" ", "-") if shorter == name else what_of(shorter)
 
 
+def drawn(contents: Sequence[str], seed: int = 0) -> dict[str, CheckpointSpec]:
+    """What is drawn of each content."""
+    return {content: examples.draw(content, seed).spec for content in contents}
+
+
 def draw_files(
-    writers: Mapping[str, Peer | None], contents: Sequence[str], folder: Path, seed: int = 0
+    writers: Mapping[str, Peer | None], specs: Mapping[str, CheckpointSpec], folder: Path
 ) -> Iterator[File | tuple[Cell, Outcome]]:
     """What writers make of drawn states: a file, or what came of writing one.
 
     Args:
         writers: those that are here; None stands for compat, in this process.
-        contents: what is drawn.
+        specs: what was drawn, by content.
         folder: where files go.
-        seed: what it is drawn with.
     """
-    for content in contents:
-        spec = examples.draw(content, seed).spec
+    for content, spec in specs.items():
         for name, peer in writers.items():
             for format_ in _CONTAINERS if peer is not None else _BY_COMPAT:
                 path = folder / f"{name}-{content}-{format_}{_SUFFIXES[format_]}"
@@ -130,7 +133,12 @@ def draw_files(
                     values = {"format": format_, "writer": name, "reader": name, "mode": "default"}
                     yield make_cell(**values, what=DRAWN + content), failed
                     continue
-                yield File(writer=name, format=format_, what=DRAWN + content, path=path, judge=_judge_by(spec, format_))
+                yield drawn_file(name, format_, content, path, spec)
+
+
+def drawn_file(writer: str, format_: str, content: str, path: Path, spec: CheckpointSpec) -> File:
+    """A file that was made of a drawn state."""
+    return File(writer=writer, format=format_, what=DRAWN + content, path=path, judge=_judge_by(spec, format_))
 
 
 def _judge_by(spec: CheckpointSpec, format_: str) -> Callable[[CheckpointSpec, frozenset[str]], list[str]]:

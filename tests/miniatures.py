@@ -327,4 +327,24 @@ MINIATURES: Mapping[str, Miniature] = {
         cells="inert:torch-legacy:torch>compat:wo:reduce",
         facet="executed",
     ),
+    **{
+        f"export_{name.lower()}": Miniature(
+            defect=defect,
+            implementation=replace(COMPAT, exporting=f"tests.exporters:{name}"),
+            cells=f"export:torchscript-trace:{cells}",
+            facet=facet,
+            kind=kind,
+        )
+        for name, defect, cells, facet, kind in (
+            ("FORGETS", "answers as it did the first time", "mutated:linear", "second-call", "mismatch"),
+            ("GUESSES", "makes inputs fit", "linear", "not-refused", "mismatch"),
+            ("PADS", "knows one batch size", "linear", "batch", "mismatch"),
+            ("ROUNDS", "computes in bfloat16", "mlp", "values", "mismatch"),
+            ("UNTIES", "gives tied weights memory of their own", "tied:linear", "weights-untied", "mismatch"),
+            ("RENAMES", "keeps values under other names", "linear", "weights-renamed", "mismatch"),
+            ("REWRITES", "keeps names with other values", "linear", "weights-changed", "mismatch"),
+            ("TRAINS", "changes the module that it exports", "bn-stats", "source", "mismatch"),
+            ("RAISES", "stumbles", "linear", "", "crashed"),
+        )
+    },
 }

@@ -15,6 +15,7 @@ from compat.cli._group import LazyGroup
 COMMANDS: Final = (
     "convert",
     "diff",
+    "doctor",
     "export",
     "extract",
     "formats",

@@ -10,6 +10,7 @@ import click
 from compat import exports
 from compat.cli._output import FOUND, guarded, json_option, print_json, printable
 from compat.cli._verified import print_verification, verification_facts
+from compat.errors import CompatError
 from compat.exporting import export
 from compat.factories import example_of, make_module
 from compat.verifying import verify_export
@@ -26,9 +27,12 @@ from compat.verifying import verify_export
 @click.option("--sidecar", is_flag=True, help="Write the exact state_dict beside the artefact.")
 @click.option("--verify/--no-verify", default=True, help="Run it and compare outputs and weights (default).")
 @click.option("--overwrite", is_flag=True, help="Replace existing files.")
+@click.option("--verbose", is_flag=True, help="Print all that the exporter said when it fails.")
 @json_option
 @guarded
-def command(factory: str, *, out: str, verify: bool, sidecar: bool, as_json: bool, **options: Any) -> int:
+def command(
+    factory: str, *, out: str, verify: bool, sidecar: bool, verbose: bool, as_json: bool, **options: Any
+) -> int:
     """Export the module that PKG.MOD:FACTORY makes.
 
     The module has example_inputs(), which gives its positional arguments. Its factory is your own code and runs;
@@ -36,7 +40,12 @@ def command(factory: str, *, out: str, verify: bool, sidecar: bool, as_json: boo
     """
     module = make_module(factory).eval()
     args = example_of(module, factory)
-    exported = export(module, args, out, state="sidecar" if sidecar else None, **options)
+    try:
+        exported = export(module, args, out, state="sidecar" if sidecar else None, **options)
+    except CompatError as error:
+        if verbose and error.__cause__ is not None:
+            click.echo(str(error.__cause__), err=True)
+        raise
     found = verify_export(exported, module, args) if verify else None
     if as_json:
         facts = {"path": str(exported.path), "target": exported.target, "metadata": exported.metadata}

@@ -14,8 +14,11 @@ from compat.exports._target import ExportOptions, RunOptions, Target, TargetCapa
 
 # Name → module, in alphabetical order; modules are imported when their target is asked for.
 _MODULES: Final = {
+    "aot-inductor": "compat.exports.aot_inductor",
+    "executorch": "compat.exports.executorch",
     "onnx": "compat.exports.onnx",
     "onnx-torchscript": "compat.exports.onnx_torchscript",
+    "openvino": "compat.exports.openvino",
     "torch-export": "compat.exports.torch_export",
     "torchscript-frozen": "compat.exports.torchscript_frozen",
     "torchscript-script": "compat.exports.torchscript_script",

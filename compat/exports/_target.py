@@ -23,18 +23,24 @@ class TargetCapabilities:
         dynamic_batch: it can run with another batch size than the one it was exported with.
         stateful: buffers that the module changes while it runs keep their changes from call to call.
         dtypes: the floating point types that it computes in.
+        refuses_dtypes: where others are refused: at `load` by what runs the artefact, or at `export` by us, for a
+            runtime that would say nothing and compute in another one.
         pytrees: nested outputs come back nested; otherwise as a flat list of tensors.
         state: what of the state_dict can be read from it: `exact` (all of it under its names), `live` (what the
             computation uses, under its names), `values` (some values, under other names), `none`.
         same_runtime: it runs on torch's own kernels, so that outputs are equal bit by bit.
+        shapes: which sizes it can be told to fix: `static` for all, `batch` for all but the batch, `auto` for what
+            the exporter finds.
     """
 
     dynamic_batch: bool = True
     stateful: bool = True
     dtypes: frozenset[str] = frozenset({"float32", "float64", "float16", "bfloat16"})
+    refuses_dtypes: Literal["export", "load"] = "load"
     pytrees: bool = True
     state: StateClaim = "exact"
     same_runtime: bool = True
+    shapes: tuple[str, ...] = ("static", "batch", "auto")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,12 +86,14 @@ class Target:
         name: its name.
         summary: what makes it, in a few words.
         suffix: the usual file suffix.
-        format: the name of compat's format that reads its weights, executing nothing.
+        format: the name of compat's format that reads its weights, executing nothing; empty where none does.
         available: why it cannot be used here; None where it can.
         export: write the artefact of a module into a path of an empty folder; further files go beside it.
         load: make an artefact ready to run; gives a function from positional arguments to outputs.
         capabilities: what it can do.
         helps: pattern of an exporter's message → what usually helps.
+        detect: whether a file, by its first bytes and its path, is an artefact; for those without a format.
+        heavy: one export takes many seconds.
     """
 
     name: str
@@ -97,3 +105,5 @@ class Target:
     load: Callable[[Path, RunOptions], Callable[..., Any]]
     capabilities: TargetCapabilities = field(default_factory=TargetCapabilities)
     helps: tuple[tuple[str, str], ...] = ()
+    detect: Callable[[bytes, Path], bool] | None = None
+    heavy: bool = False

@@ -34,13 +34,8 @@ def _export(module: Any, args: tuple[Any, ...], path: Path, options: ExportOptio
     opset = options.opset or _DEFAULT_OPSET
     if opset not in _OPSETS:
         raise Unsupported(f"opset {opset}", feature="opset", expected=f"{_OPSETS[0]} to {_OPSETS[-1]}")
-    if options.dynamic not in (None, "batch"):
-        raise Unsupported("a trace knows only dynamic batches", feature="dynamic", expected='None or "batch"')
     names = onnxruntimes.input_names(torch, args)
-    axes: dict[str, Any] = {}
-    if options.dynamic == "batch":
-        check_batch(torch, args)
-        axes = {name: {0: "batch"} for name, leaf in zip(names, leaves(torch, args), strict=True) if leaf.ndim}
+    axes = _axes(torch, args, names, options.dynamic)
     # It prints the graph when it fails.
     with quiet(torch), contextlib.redirect_stdout(io.StringIO()):
         torch.onnx.export(
@@ -59,6 +54,26 @@ def _export(module: Any, args: tuple[Any, ...], path: Path, options: ExportOptio
     onnx.checker.check_model(str(path))
 
 
+def _axes(torch: Any, args: tuple[Any, ...], names: list[str], dynamic: Any) -> dict[str, dict[int, str]]:
+    """What this exporter calls `dynamic_axes`: input → dimension → the name of its size."""
+    if dynamic is None:
+        return {}
+    if dynamic == "batch":
+        check_batch(torch, args)
+        return {name: {0: "batch"} for name, leaf in zip(names, leaves(torch, args), strict=True) if leaf.ndim}
+    if isinstance(dynamic, tuple) and len(dynamic) == len(names):
+        return {
+            name: {axis: getattr(size, "__name__", f"size_{axis}") for axis, size in sizes.items()}
+            for name, sizes in zip(names, dynamic, strict=True)
+            if sizes
+        }
+    raise Unsupported(
+        "a trace does not find by itself which sizes may change",
+        feature="dynamic",
+        expected='None, "batch", or one dict of dimensions per tensor',
+    )
+
+
 TARGET = Target(
     name="onnx-torchscript",
     summary="torch.onnx.export(dynamo=False)",
@@ -73,6 +88,7 @@ TARGET = Target(
         pytrees=False,
         state="live",
         same_runtime=False,
+        shapes=("static", "batch"),
     ),
     helps=(
         ("opset", "Ask for a newer opset: opset=17."),

@@ -15,7 +15,7 @@ from typing import Any
 
 from compat.exports._target import ExportOptions, RunOptions, Target, TargetCapabilities
 from compat.loading import import_torch
-from compat.torchruntime import dynamic_shapes, missing, quiet
+from compat.torchruntime import dynamic_shapes, missing, quiet, saving
 
 
 def _available() -> str | None:
@@ -32,7 +32,7 @@ def _export(module: Any, args: tuple[Any, ...], path: Path, options: ExportOptio
     with quiet(torch):
         program = torch.export.export(module, args, dynamic_shapes=shapes, strict=options.strict)
         # Given a path, torch wants it to end in .pt2.
-        with path.open("xb") as file:
+        with saving(), path.open("xb") as file:
             torch.export.save(program, file)
 
 

@@ -7,14 +7,13 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
 from compat import torchscripting
 from compat.exports._target import ExportOptions, Target, TargetCapabilities
 from compat.loading import import_torch
-from compat.torchruntime import quiet
+from compat.torchruntime import copied, quiet
 
 
 def _export(module: Any, args: tuple[Any, ...], path: Path, options: ExportOptions) -> None:
@@ -22,7 +21,7 @@ def _export(module: Any, args: tuple[Any, ...], path: Path, options: ExportOptio
     torch = import_torch("exporting")
     with quiet(torch):
         try:
-            script = torch.jit.script(copy.deepcopy(module))
+            script = torch.jit.script(copied(torch, module))
         except Exception:  # noqa: BLE001 - the compiler refuses with whatever it stumbled on
             script = torchscripting.traced(module, args)
         torchscripting.save(torch.jit.freeze(script), path)
@@ -37,5 +36,5 @@ TARGET = Target(
     export=_export,
     load=torchscripting.load,
     # Folding a batch norm into its convolution changes the last bits.
-    capabilities=TargetCapabilities(state="none", same_runtime=False),
+    capabilities=TargetCapabilities(state="none", same_runtime=False, shapes=("batch",)),
 )

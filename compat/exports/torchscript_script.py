@@ -31,7 +31,7 @@ TARGET = Target(
     available=torchscripting.available,
     export=_export,
     load=torchscripting.load,
-    capabilities=TargetCapabilities(),
+    capabilities=TargetCapabilities(shapes=("batch",)),
     helps=(
         ("[Pp]arametriz", "Remove parametrizations first (remove_parametrizations), or use torchscript-trace."),
         ("hook", "Remove the hooks first (remove_weight_norm), or use torchscript-trace."),

@@ -31,7 +31,7 @@ TARGET = Target(
     available=torchscripting.available,
     export=_export,
     load=torchscripting.load,
-    capabilities=TargetCapabilities(),
+    capabilities=TargetCapabilities(shapes=("batch",)),
     helps=(
         ("parameter sharing", "Register the tensor once, or use torchscript-script."),
         ("dict|Dict", "Return tensors, tuples or flat dicts, or use torchscript-script."),

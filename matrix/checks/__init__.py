@@ -10,6 +10,7 @@ from matrix.cells import Cell
 from matrix.checks._bench import Bench
 from matrix.checks.convert import convert
 from matrix.checks.device import device
+from matrix.checks.export import export
 from matrix.checks.inert import inert
 from matrix.checks.recipe import recipe
 from matrix.checks.resume import resume
@@ -21,6 +22,7 @@ CHECKS: Final[Mapping[str, Callable[[Cell, Bench], Outcome]]] = MappingProxyType
     {
         "convert": convert,
         "device": device,
+        "export": export,
         "inert": inert,
         "recipe": recipe,
         "resume": resume,

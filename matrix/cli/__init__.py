@@ -12,7 +12,7 @@ import click
 import compat
 from compat.cli._group import LazyGroup
 
-COMMANDS: Final = ("list", "peers", "report", "run")
+COMMANDS: Final = ("corpus", "list", "measure", "peers", "report", "run")
 
 
 @click.command(

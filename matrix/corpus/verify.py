@@ -6,6 +6,7 @@ error where it could not be read. Exit 1 when there was any.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ import compat
 from compat.checkpoint import Checkpoint
 from compat.errors import CompatError
 from compat.states import find_state
-from matrix.corpus.index import Golden, goldens
+from matrix.corpus.index import PROVENANCE, Golden, goldens, releases
 from matrix.corpus.judging import differences
 from matrix.corpus.neutral import describe
 
@@ -52,6 +53,21 @@ def recovered(golden: Golden, checkpoint: Checkpoint) -> Any:
 def verify(folders: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
     """What came of reading every golden file of some releases, or of all."""
     return (read(golden) for golden in goldens() if not folders or golden.release.name in folders)
+
+
+def changed() -> Iterator[str]:
+    """Every file whose sum is not that of its release's list, or that is not in both."""
+    for release in releases():
+        there = {
+            path.relative_to(release.folder).as_posix(): path for path in release.folder.rglob("*") if path.is_file()
+        }
+        there.pop(PROVENANCE, None)
+        sums = release.sums
+        for name in sorted(there.keys() ^ sums.keys()):
+            yield f"{release.name}/{name}: {'is not listed' if name in there else 'is listed and not there'}"
+        for name in sorted(there.keys() & sums.keys()):
+            if hashlib.sha256(there[name].read_bytes()).hexdigest() != sums[name]:
+                yield f"{release.name}/{name}: its sum is another than {PROVENANCE} says"
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -26,6 +26,7 @@ _CHECK_AXES: Final = (
     ("mutation", "transfer"),
     ("recipe", "recipe"),
     ("saved_on", "device"),
+    ("target", "export"),
     ("what", "version"),
 )
 # The check whose writers and readers are releases; it has a table of its own.
@@ -106,8 +107,11 @@ def mode_of(axes: Mapping[str, str]) -> str:
 
 
 def row_of(axes: Mapping[str, str]) -> tuple[str, str, str]:
-    """The row in which a cell stands: its format, and who writes and reads; what compat does alone is its own."""
-    return axes.get("format", ""), axes.get("writer", "compat"), axes.get("reader", "compat")
+    """The row in which a cell stands: its format, and who writes and reads; what compat does alone is its own.
+
+    An export stands in the row of its target.
+    """
+    return axes.get("format", axes.get("target", "")), axes.get("writer", "compat"), axes.get("reader", "compat")
 
 
 def make_grid(report: Report) -> Grid:

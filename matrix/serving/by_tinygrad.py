@@ -24,6 +24,7 @@ _NAMES = {
     "int": "int32",
     "short": "int16",
     "signed char": "int8",
+    "char": "int8",
     "unsigned long": "uint64",
     "unsigned int": "uint32",
     "unsigned short": "uint16",
@@ -63,5 +64,8 @@ def _shown(value: Any) -> Any:
     name = value.dtype.name
     if name not in _NAMES:
         raise TypeError(f"a tensor of {name} has no name here")
-    copied = value.to("PYTHON").contiguous().realize() if 0 not in value.shape else None
-    return _NAMES[name], value.shape, b"" if copied is None else bytes(copied.data().cast("B"))
+    if 0 in value.shape:
+        return _NAMES[name], value.shape, b""
+    # The bytes as they lie: `data()` has no format for some types.
+    realized = value.to("PYTHON").contiguous().realize().lazydata.base.realized
+    return _NAMES[name], value.shape, bytes(realized.as_buffer())

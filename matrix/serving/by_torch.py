@@ -16,7 +16,7 @@ from matrix.serving.protocol import VERSION, Handlers, Json
 
 def handlers() -> Handlers:
     """Return the requests that this implementation answers."""
-    return {"hello": hello, "write": write, "read": read, "forward": forward}
+    return {"hello": hello, "write": write, "read": read, "forward": forward, "export": export}
 
 
 def hello(_: Json) -> Json:
@@ -30,6 +30,7 @@ def hello(_: Json) -> Json:
         "dtypes": peer.available_dtypes(),
         "writes": ["torch-legacy", "torch-zip"],
         "reads": ["torch-legacy", "torch-zip", "torchscript", *(["torch-export"] if _exports() else [])],
+        "exports": ["onnx", "torchscript", *(["torch-export"] if _exports() else [])],
     }
 
 
@@ -109,19 +110,37 @@ def _script(path: str, holds: str) -> Any:
 
 def forward(request: Json) -> Json:
     """Read a module, run it on inputs, and describe its outputs as a list."""
-    holds = request.get("holds", "module")
-    if holds == "script":
-        module = torch.jit.load(request["path"])
-    elif holds == "export":
-        from torch import export
-
-        module = export.load(request["path"]).module()
-    else:
-        module = _load(request)
-        module = module if request.get("key") is None else module[request["key"]]
-    if hasattr(module, "eval") and holds != "export":
-        module.eval()
     with torch.no_grad():
-        outputs = module(*peer.build(request["inputs"]))
+        outputs = _module(request)(*peer.build(request["inputs"]))
     listed = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
     return {"spec": peer.describe(listed)}
+
+
+def _module(request: Json) -> Any:
+    """Return the module in a file, ready to be run."""
+    holds = request.get("holds", "module")
+    if holds == "export":
+        from torch import export as exporting
+
+        return exporting.load(request["path"]).module()
+    module = torch.jit.load(request["path"]) if holds == "script" else _load(request)
+    module = module if request.get("key") is None else module[request["key"]]
+    module.eval()
+    return module
+
+
+def export(request: Json) -> Json:
+    """Read a module and export it, traced by inputs, to a path: as `onnx`, `torch-export` or `torchscript`."""
+    module, inputs = _module(request), tuple(peer.build(request["inputs"]))
+    target = request["target"]
+    if target == "torchscript":
+        torch.jit.trace(module, inputs).save(request["to"])
+    elif target == "torch-export":
+        from torch import export as exporting
+
+        exporting.save(exporting.export(module, inputs), request["to"])
+    elif target == "onnx":
+        torch.onnx.export(module, inputs, request["to"])
+    else:
+        raise ValueError("no target " + repr(target))
+    return {}

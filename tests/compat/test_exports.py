@@ -49,6 +49,16 @@ class Small(torch.nn.Module):
         return (torch.randn(3, 1, 5, 5, generator=torch.Generator().manual_seed(1)),)
 
 
+class Branching(torch.nn.Module):
+    """Takes a way by the values of its input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x if bool(x.sum() > 0) else -x
+
+    def example_inputs(self) -> tuple[torch.Tensor]:
+        return (torch.ones(2),)
+
+
 def batch(size: int) -> tuple[torch.Tensor]:
     return (torch.randn(size, 1, 5, 5, generator=torch.Generator().manual_seed(size)),)
 
@@ -147,10 +157,6 @@ def test_training_mode_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_exported_says_why_and_leaves_nothing(tmp_path: Path) -> None:
-    class Branching(torch.nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x if x.sum() > 0 else -x
-
     for target, reason in (("torch-export", "torch.cond"), ("onnx", "torch.cond")):
         with pytest.raises(Unsupported, match=reason):
             compat.export(Branching().eval(), batch(3), tmp_path / "m", target=target)
@@ -245,3 +251,12 @@ def test_the_commands(tmp_path: Path) -> None:
     assert "changed: conv.weight" in done.output
     done = CliRunner().invoke(main, ["export", "nothing", "-o", path])
     assert done.exit_code == 2
+
+
+def test_all_that_an_exporter_said_is_there_for_who_asks(tmp_path: Path) -> None:
+    arguments = ["export", f"{__name__}:Branching", "-o", str(tmp_path / "m.pt2"), "--no-verify"]
+    brief, full = (CliRunner().invoke(main, [*arguments, *more]).output for more in ([], ["--verbose"]))
+    assert "Could not guard on data-dependent expression" in brief
+    assert "Use torch.cond for the branch" in brief
+    assert "For extended logs when we create symbols" not in brief
+    assert "For extended logs when we create symbols" in full

@@ -115,7 +115,8 @@ def test_sparse_quantized_and_nested_tensors_come_back() -> None:
         loaded = compat.load(content)
         assert {name: str(tensor) for name, tensor in loaded.items()} == {n: str(t) for n, t in state.items()}
     # Its reader that calls what files name: the other one takes nested tensors in some releases alone.
-    if len(state["coo"].__reduce_ex__(2)[1][1]) < 4:
+    coo: Any = state["coo"]
+    if len(coo.__reduce_ex__(2)[1][1]) < 4:
         del state["coo"], state["csr"]
     again = torch.load(io.BytesIO(dumped(state)), weights_only=False)
     assert {name: str(tensor) for name, tensor in again.items()} == {n: str(t) for n, t in state.items()}

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from matrix.corpus.generate import RELEASES
 from matrix.corpus.index import INDEX, PROVENANCE, ROOT, Release, goldens, releases
+from matrix.releases import corpus_releases
 from tests.corpus.expected import TORCH_READS_BY_LUCK, WRITER_CANNOT_READ, WRITER_READS_BY_LUCK, matching
 
-FOLDERS = sorted({release.folder for release in RELEASES})
+FOLDERS = sorted({release.folder for release in corpus_releases()})
 GOLDENS = list(goldens())
 # The releases at which behaviour changed.
 REQUIRED = (

@@ -13,7 +13,7 @@ from matrix.runner import Run, Settings, Tally
 from tests.miniatures import COMPAT, MINIATURES, Miniature
 
 # A miniature of each of these checks must exist.
-CHECKS = ("convert", "device", "inert", "recipe", "resume", "roundtrip", "transfer")
+CHECKS = ("convert", "device", "export", "inert", "recipe", "resume", "roundtrip", "transfer")
 
 
 def tally(
