@@ -29,7 +29,7 @@ from matrix.exports import running as exporting
 from matrix.features import dtypes, features
 from matrix.implementations import IMPLEMENTATIONS, Implementation
 from matrix.limits import Profile, scratch, time_limit
-from matrix.outcomes import Expectation, Outcome, Verdict, judge, judge_all
+from matrix.outcomes import Expectation, Outcome, Verdict, judge, judge_all, unless_lacking
 from matrix.projections import bare_state
 from matrix.recipes import RECIPES
 from matrix.report import CellLine, ReportWriter
@@ -356,7 +356,7 @@ class Run:
         seconds = None if cell.check == exporting.CHECK else self.settings.cell_seconds
         try:
             with time_limit(seconds):
-                return CHECKS[cell.check](cell, bench)
+                return unless_lacking(CHECKS[cell.check](cell, bench))
         except TimeoutError as error:
             return Outcome(kind="timeout", message=str(error))
         except MemoryError:

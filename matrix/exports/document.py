@@ -91,7 +91,7 @@ def findings(lines: Sequence[CellLine]) -> list[str]:
             f"{line.expectation.reason}.",
             "",
             "```py",
-            line.expectation.link.strip(),
+            shown.get(line.expectation.source, line.expectation.link).strip(),
             "```",
             "",
         ]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matrix.outcomes import FINE, KINDS, VERDICTS, Expectation, Outcome, judge, judge_all, worst
+from matrix.outcomes import FINE, KINDS, VERDICTS, Expectation, Outcome, judge, judge_all, unless_lacking, worst
 
 OK = Outcome(kind="ok")
 SKIPPED = Outcome(kind="skipped", message="no CUDA")
@@ -167,3 +167,10 @@ def test_unknown_kinds_are_refused() -> None:
     for kind in ("fine", "skipped"):
         with pytest.raises(ValueError, match=f"'{kind}' is expected; what can be is one of crashed, timeout"):
             Expectation(kind=kind)
+
+
+def test_what_a_release_cannot_build_was_not_tried() -> None:
+    lacking = Outcome(kind="refused", stage="write", message="this torch has no tensors of dtype 'float8_e8m0fnu'")
+    assert unless_lacking(lacking) == Outcome(kind="skipped", stage="write", message=lacking.message)
+    for other in (Outcome(kind="ok"), Outcome(kind="refused", message="the file says: this torch has no tensors")):
+        assert unless_lacking(other) is other
