@@ -94,6 +94,8 @@ def load_into(
         KeyCollision: two keys would become one.
         CompatError: the file cannot be read; see `open`.
     """
+    if not hasattr(module, "load_state_dict"):
+        raise TypeError(f"cannot load into {type(module).__name__}; expected a torch.nn.Module, then the checkpoint")
     if casting not in fitting.CASTING:
         raise ValueError(f"casting is {casting!r}; expected one of {', '.join(fitting.CASTING)}")
     with _opened(src, key, map_location) as given:
@@ -263,6 +265,8 @@ def _only(state: Any, keys: Any) -> OrderedDict[str, Any]:
 
 
 def _nothing(own: list[str], given: list[Any]) -> str:
+    if not given:
+        return "nothing was loaded: the checkpoint has no keys"
     few = [", ".join(map(repr, keys[:3])) for keys in (given, own)]
     return f"nothing was loaded: the checkpoint's keys are like {few[0]}, and the module's like {few[1]}"
 

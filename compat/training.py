@@ -7,9 +7,10 @@ that training scripts wrote by those recipes load as well.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,7 @@ from compat.errors import KeyCollision, Mismatch, Unsupported
 from compat.formats import Written
 from compat.keys import strip_prefix
 from compat.loading import MapLocation, load, local
+from compat.loadreport import LoadReport
 from compat.optimizers import (
     Aligned,
     Names,
@@ -116,6 +118,9 @@ def save_training(
                 names[name] = names_of(part, known)
                 check_named(names[name], name)
     own = {"version": _VERSION, "parameters": names, **{kind: list(objects) for kind, objects in parts.items()}}
+    own["classes"] = {
+        name: type(part).__name__ for kind in ("optimizer", "scheduler") for name, part in parts[kind].items()
+    }
     tree[_OWN] = own
     if rng:
         tree[_RNG] = rng_states()
@@ -202,8 +207,6 @@ def load_training(
         Mismatch: the file lacks a part, or a part does not fit.
         CompatError: the file cannot be read; see `open`.
     """
-    from compat.modules import load_into
-
     with open_source(local(src)) as source:
         tree = load(source, map_location)
         name = source.name
@@ -226,22 +229,90 @@ def load_training(
         if names is None:
             notes.append(f"the file does not name the parameters of {part}: its state was matched by order and shape")
         ready[part] = aligned(states["optimizer", part], names, optimizer, names_of(optimizer, known), name)
-    reports = {
-        part: load_into(module, states["model", part], strict=strict) for part, module in wanted["model"].items()
-    }
-    for part, optimizer in wanted["optimizer"].items():
-        load_exactly(optimizer, ready[part].state)
-    for part, scheduler in wanted["scheduler"].items():
-        of = next((name for name, o in wanted["optimizer"].items() if o is getattr(scheduler, "optimizer", None)), None)
-        state = _restored(states["scheduler", part])
-        scheduler.load_state_dict(state if of is None else scheduler_state(state, ready[of].groups))
-    for part, target in wanted["scaler"].items():
-        target.load_state_dict(states["scaler", part])
+    notes += _other_classes(own, wanted)
+    with _all_or_nothing() as changing:
+        _load_small(wanted, states, ready, changing)
+        reports = _load_models(wanted["model"], states, changing, strict=strict)
+        for part, optimizer in wanted["optimizer"].items():
+            load_exactly(optimizer, ready[part].state)
     if rng and _RNG in tree:
         notes += set_rng_states(tree[_RNG], name)
     held = {f"{part}_state_dict" for kind in wanted for part in own.get(kind, ())} | {key for key, _ in found.values()}
     extras = {key: value for key, value in tree.items() if key not in held | {_OWN, _RNG}}
     return Resumed(extras=extras, models=reports, notes=notes)
+
+
+@contextlib.contextmanager
+def _all_or_nothing() -> Iterator[list[Callable[[], None]]]:
+    """What undoes each change so far, for when a later one fails."""
+    undone: list[Callable[[], None]] = []
+    try:
+        yield undone
+    except BaseException:
+        for undo in reversed(undone):
+            undo()
+        raise
+
+
+def _load_small(
+    wanted: Mapping[str, dict[str, Any]],
+    states: Mapping[tuple[str, str], Any],
+    ready: Mapping[str, Aligned],
+    changing: list[Callable[[], None]],
+) -> None:
+    """Load schedulers and scalers: before the models, since they are put back at no cost."""
+    for part, scheduler in wanted["scheduler"].items():
+        of = next((name for name, o in wanted["optimizer"].items() if o is getattr(scheduler, "optimizer", None)), None)
+        state = _restored(states["scheduler", part])
+        changing.append(_put_back(scheduler))
+        scheduler.load_state_dict(state if of is None else scheduler_state(state, ready[of].groups))
+    for part, target in wanted["scaler"].items():
+        changing.append(_put_back(target))
+        target.load_state_dict(states["scaler", part])
+
+
+def _put_back(part: Any) -> Callable[[], None]:
+    """What gives an object the attributes back that it has now."""
+    # A scheduler of schedulers loads those inside, too.
+    every = [part, *getattr(part, "_schedulers", ())]
+    held = [(one, dict(vars(one))) for one in every]
+
+    def put_back() -> None:
+        for one, attributes in held:
+            vars(one).clear()
+            vars(one).update(attributes)
+
+    return put_back
+
+
+def _load_models(
+    models: Mapping[str, Any],
+    states: Mapping[tuple[str, str], Any],
+    changing: list[Callable[[], None]],
+    *,
+    strict: bool,
+) -> dict[str, LoadReport]:
+    """Load models one by one; of all but the last a copy is kept, as a later one may not fit."""
+    from compat.modules import load_into
+    from compat.rehearsing import Undo
+
+    reports = {}
+    for number, (part, module) in enumerate(models.items(), 1):
+        if number < len(models):
+            changing.append(Undo(module))
+        reports[part] = load_into(module, states["model", part], strict=strict)
+    return reports
+
+
+def _other_classes(own: Mapping[str, Any], wanted: Mapping[str, dict[str, Any]]) -> list[str]:
+    """Notes of optimizers and schedulers that go on as another class than the one that was saved."""
+    saved = own.get("classes", {})
+    return [
+        f"the state of {part} is that of {saved[part]}, and {type(target).__name__} goes on with it"
+        for kind in ("optimizer", "scheduler")
+        for part, target in wanted[kind].items()
+        if saved.get(part, type(target).__name__) != type(target).__name__
+    ]
 
 
 def _parts(

@@ -6,6 +6,7 @@ no; anything else is a crash.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,6 +135,11 @@ def _torch_write(state: Any, path: Path, mode: WriteMode) -> None:
 def _torch_read(path: Path, mode: ReadMode) -> Any:
     options: dict[str, Any] = {"mmap": True} if mode.mmap else {}
     return torch.load(path, map_location=mode.passed, weights_only=mode.weights_only, **options)
+
+
+def torch_reads_safetensors() -> bool:
+    """Whether torch.load knows the suffix .safetensors, as it does since 2.13."""
+    return "safetensors" in inspect.getsource(torch.load)
 
 
 def _compat_write(state: Any, path: Path, mode: WriteMode) -> None:

@@ -9,7 +9,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from pathlib import Path
@@ -27,7 +27,7 @@ from matrix.examples import Example
 from matrix.expectations import Expectations, load_known
 from matrix.exports import running as exporting
 from matrix.features import dtypes, features
-from matrix.implementations import IMPLEMENTATIONS, Implementation
+from matrix.implementations import IMPLEMENTATIONS, Implementation, torch_reads_safetensors
 from matrix.limits import Profile, scratch, time_limit
 from matrix.outcomes import Expectation, Outcome, Verdict, judge, judge_all, unless_lacking
 from matrix.projections import bare_state
@@ -105,9 +105,18 @@ def make_axes(given: str | None = None) -> Axes:
         ],
     }
     given_to |= exporting.axis_values(given=given is not None)
+    given_to["reader"] = [_as_it_reads(reader) for reader in axes["reader"].values.values()]
     for name, values in given_to.items():
         axes = axes.with_values(name, values)
     return axes
+
+
+def _as_it_reads(reader: Value) -> Value:
+    """A reader with the formats that it has here."""
+    if reader.id != "torch" or torch_reads_safetensors():
+        return reader
+    reads = [name for name in reader.facts["formats"] if name != "safetensors"]
+    return replace(reader, facts={**reader.facts, "formats": reads})
 
 
 def versions() -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from compat.cli._output import FOUND, guarded, json_option, print_json, printable
-from compat.doctor import Answer, Diagnosis, doctor
+from compat.doctoring import Answer, Diagnosis, doctor
 
 
 @click.command("doctor")

@@ -65,6 +65,7 @@ def test_it_never_says_of_a_measured_file_that_it_does_not_know(files: list[Samp
                     assert fate.letter != support.UNKNOWN, (file.writer, file.what, release, fate)
 
 
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
 @pytest.mark.parametrize("name", ASKED)
 def test_this_torch_does_as_it_says(name: str) -> None:
     path = ROOT / f"torch-{name}"
@@ -81,6 +82,7 @@ def test_this_torch_does_as_it_says(name: str) -> None:
             assert loaded
 
 
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
 @pytest.mark.parametrize("name", ASKED[:3])
 def test_its_fix_makes_a_file_that_this_torch_loads(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

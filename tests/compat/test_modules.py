@@ -162,6 +162,14 @@ def test_lost_metadata_is_said() -> None:
     assert compat.load_into(module, net(1).state_dict()).notes == []
 
 
+def test_what_is_no_module_and_what_is_empty() -> None:
+    no_module: Any = 3
+    with pytest.raises(TypeError, match=r"cannot load into int; expected a torch\.nn\.Module"):
+        compat.load_into(no_module, net().state_dict())
+    with pytest.raises(Mismatch, match="the checkpoint has no keys"):
+        compat.load_into(net(), {})
+
+
 def test_weight_norm_old_and_new() -> None:
     parametrized = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(2, 3))
     with warnings.catch_warnings():

@@ -70,6 +70,38 @@ def test_it_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
     assert drawn == (random.random(), np.random.random(), torch.rand(1).item())  # noqa: NPY002 - as above
 
 
+def test_nothing_changes_when_a_later_part_does_not_fit(tmp_path: Path) -> None:
+    first, second = net(), torch.nn.Linear(5, 5)
+    optimizer = torch.optim.SGD(first.parameters(), lr=0.1)
+    chained = torch.optim.lr_scheduler.SequentialLR(
+        optimizer,
+        [torch.optim.lr_scheduler.ConstantLR(optimizer), torch.optim.lr_scheduler.StepLR(optimizer, 3)],
+        milestones=[2],
+    )
+    compat.save_training(
+        tmp_path / "two.pt", models={"a": first, "b": second}, optimizers=optimizer, schedulers=chained, rng=False
+    )
+    train(first, optimizer, scheduler=chained)
+    before = raw((first.state_dict(), optimizer.state_dict(), chained.state_dict()))
+    with pytest.raises(Mismatch):
+        compat.load_training(
+            tmp_path / "two.pt",
+            models={"a": first, "b": torch.nn.Linear(4, 4)},
+            optimizers=optimizer,
+            schedulers=chained,
+        )
+    assert raw((first.state_dict(), optimizer.state_dict(), chained.state_dict())) == before
+
+
+def test_another_class_of_optimizer_is_said(tmp_path: Path) -> None:
+    module = net()
+    compat.save_training(tmp_path / "run.pt", models=module, optimizers=torch.optim.Adam(module.parameters()))
+    resumed = compat.load_training(
+        tmp_path / "run.pt", models=module, optimizers=torch.optim.AdamW(module.parameters())
+    )
+    assert resumed.notes == ["the state of optimizer is that of Adam, and AdamW goes on with it"]
+
+
 def test_torch_reads_it_with_weights_only(tmp_path: Path) -> None:
     module = net()
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
